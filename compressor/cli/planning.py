@@ -1,0 +1,72 @@
+"""`compress plan`: a dry run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from compressor.cli.running import read_plan
+from compressor.console import ConsoleReporter, print_table
+from compressor.figures import in_words, share_in_words
+from compressor.layer_costs import LayerCost, layer_costs
+from compressor.pipeline import RunSettings, StageLine, prepare
+from compressor.plugin_catalog import load_catalog
+from compressor.report import Measurement, StageRecord
+
+
+def show_plan(recipe: Path, teacher: str | None, data: str | None, overrides: Sequence[str]) -> None:
+    """Carry out the structural stages in memory and print what each does and costs."""
+    catalog = load_catalog()
+    planned = read_plan(recipe, teacher, data, overrides, catalog)
+    structural = replace(planned, stages=tuple(stage for stage in planned.stages if not stage.strategy.trains))
+    skipped = [stage.label for stage in planned.stages if stage.strategy.trains]
+    with tempfile.TemporaryDirectory() as nowhere:
+        settings = RunSettings(out=Path(nowhere) / "run", name=recipe.stem)
+        bench, measured = prepare(structural, settings, ConsoleReporter())
+        line = StageLine(structural, bench, lambda _: None)
+        line.run_to(len(structural.stages), None)
+    _print_layers("teacher", layer_costs(bench.teacher.graph))
+    _print_findings(line.records)
+    _print_layers("student", layer_costs(line.student))
+    _print_stages(measured, line.records)
+    for metric, limit in bench.limits.items():
+        click.echo(f"budget: {metric} at most {in_words(limit)} ({planned.limits[metric].text})")
+    for label in skipped:
+        click.echo(f"not done here, because it trains: {label}")
+
+
+def _print_layers(whose: str, layers: Sequence[LayerCost]) -> None:
+    parameters, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
+    rows = [
+        [
+            layer.layer,
+            f"{layer.parameters:,}",
+            share_in_words(layer.parameters, parameters),
+            share_in_words(layer.macs, macs),
+        ]
+        for layer in layers
+    ]
+    click.echo()
+    print_table([f"{whose}'s layer", "parameters", "share", "of the MACs"], rows)
+
+
+def _print_findings(records: Sequence[StageRecord]) -> None:
+    for record in records:
+        click.echo(f"\n{record.stage} {record.proof}")
+        for finding in record.findings:
+            click.echo(f"  {finding.layer + ': ' if finding.layer else ''}{finding.message}")
+
+
+def _print_stages(teacher: Sequence[Measurement], records: Sequence[StageRecord]) -> None:
+    headers = ["after", *(entry.metric for entry in teacher)]
+    rows = [["teacher", *_figures(teacher)], *([record.stage, *_figures(record.measurements)] for record in records)]
+    click.echo()
+    print_table(headers, rows)
+
+
+def _figures(measurements: Sequence[Measurement]) -> list[str]:
+    return ["" if entry.value is None else in_words(entry.value, entry.unit) for entry in measurements]

@@ -1,0 +1,133 @@
+"""Measure a model with every metric of the plan; a model's file and outputs are made once, when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from compressor.dataset import Dataset, FloatArray
+from compressor.errors import MetricUnavailable
+from compressor.graph_editing import feed, input_specs, parameter_count
+from compressor.metric import Metric
+from compressor.onnx_export import export_onnx
+from compressor.report import Measurement
+from compressor.teacher_loading import Teacher, random_inputs
+from compressor.tensor_spec import TensorSpec
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+PROBE_SIZE = 32
+"""Size of the dynamic axes of a probe whose rate is not known."""
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredModel:
+    """A graph under measurement; implements `compressor.metric.Subject`."""
+
+    graph: GraphModule
+    teacher: Teacher
+    data: Dataset | None
+    baseline: MeasuredModel | None = None
+    """The teacher, measured; None when this is the teacher itself."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return input_specs(self.graph)
+
+    @property
+    def sample_rate(self) -> int | None:
+        return self.data.sample_rate if self.data else None
+
+    @cached_property
+    def parameters(self) -> int:
+        return parameter_count(self.graph)
+
+    @cached_property
+    def onnx_bytes(self) -> bytes:
+        return self.teacher.content if self.baseline is None else export_onnx(self.graph, self.teacher.opset)
+
+    @property
+    def teacher_onnx_bytes(self) -> bytes:
+        return self.teacher.content
+
+    @cached_property
+    def probe_size(self) -> int:
+        """Size of the dynamic axes that gives about a second of output."""
+        if self.sample_rate is None:
+            return PROBE_SIZE
+        return max(1, round(self.sample_rate / _output_length(self.graph, PROBE_SIZE) * PROBE_SIZE))
+
+    @property
+    def probe_seconds(self) -> float | None:
+        if self.sample_rate is None:
+            return None
+        return _output_length(self.graph, self.probe_size) / self.sample_rate
+
+    @cached_property
+    def probe(self) -> dict[str, FloatArray]:
+        return random_inputs(self.inputs, self.probe_size)
+
+    @cached_property
+    def macs(self) -> int:
+        values = tuple(torch.from_numpy(array) for array in self.probe.values())
+        with FlopCounterMode(display=False) as counter:
+            feed(self.graph, values)
+        return int(counter.get_total_flops()) // 2
+
+    @cached_property
+    def outputs(self) -> Sequence[FloatArray]:
+        samples = self.data.validation if self.data else ()
+        return tuple(
+            feed(self.graph, tuple(torch.from_numpy(sample.inputs[spec.name]) for spec in self.teacher.inputs))[0]
+            .numpy()
+            .astype(np.float32)
+            .reshape(-1)
+            for sample in samples
+        )
+
+    @property
+    def teacher_outputs(self) -> Sequence[FloatArray]:
+        return (self.baseline or self).outputs
+
+
+def _output_length(graph: GraphModule, size: int) -> int:
+    arrays = random_inputs(input_specs(graph), size)
+    return int(feed(graph, tuple(torch.from_numpy(array) for array in arrays.values()))[0].numel())
+
+
+def applies(metric: Metric, data: Dataset | None) -> bool:
+    """Say whether a metric can be measured with this data."""
+    if metric.needs_data and data is None:
+        return False
+    return not (metric.needs_signal and (data is None or data.sample_rate is None))
+
+
+def measure(
+    subject: MeasuredModel, metrics: Sequence[Metric], same_output: Sequence[Measurement] = ()
+) -> tuple[Measurement, ...]:
+    """Measure a model; a metric that lacks something notes what to install instead of a number.
+
+    `same_output` holds the measurements of a model that was proven to put out the same: what depends on the output
+    alone is taken from there.
+    """
+    known = {entry.metric: entry for entry in same_output}
+    return tuple(
+        known[metric.name] if metric.needs_data and metric.name in known else _measure(subject, metric)
+        for metric in metrics
+        if applies(metric, subject.data)
+    )
+
+
+def _measure(subject: MeasuredModel, metric: Metric) -> Measurement:
+    try:
+        value, note = metric.measure(subject), ""
+    except MetricUnavailable as reason:
+        value, note = None, str(reason)
+    return Measurement(metric=metric.name, value=value, unit=metric.unit, better=metric.better, note=note)

@@ -1,0 +1,77 @@
+"""The contract of a metric: one number about a student."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from compressor.dataset import FloatArray
+from compressor.tensor_spec import TensorSpec
+
+
+class Subject(Protocol):
+    """A model under measurement, its file and its outputs; each is made when first asked for.
+
+    Arrays are flat per validation sample and ordered as the validation samples are.
+    """
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs."""
+
+    @property
+    def parameters(self) -> int:
+        """Trainable and constant weights, a shared one counted once."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for `probe_seconds` of output, or for one probe input where no rate is known."""
+
+    @property
+    def onnx_bytes(self) -> bytes:
+        """The model as ONNX."""
+
+    @property
+    def teacher_onnx_bytes(self) -> bytes:
+        """The teacher's file, to measure beside the model's."""
+
+    @property
+    def probe(self) -> dict[str, FloatArray]:
+        """One input of the model, about a second long where a rate is known."""
+
+    @property
+    def probe_seconds(self) -> float | None:
+        """Seconds of output that the probe makes; None where the output is no signal of known rate."""
+
+    @property
+    def outputs(self) -> Sequence[FloatArray]:
+        """What this model puts out for each validation sample."""
+
+    @property
+    def teacher_outputs(self) -> Sequence[FloatArray]:
+        """What the teacher puts out for each validation sample."""
+
+    @property
+    def sample_rate(self) -> int | None:
+        """Output samples per second, where the output is a signal."""
+
+
+class Metric(BaseModel, ABC):
+    """A frozen model whose fields are options, with one method."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    unit: ClassVar[str] = ""
+    better: ClassVar[Literal["lower", "higher"]] = "lower"
+    needs_data: ClassVar[bool] = False
+    """True: measured on validation samples, against the teacher's outputs."""
+    needs_signal: ClassVar[bool] = False
+    """True: only for models whose output is a signal of known sample rate, such as audio."""
+
+    @abstractmethod
+    def measure(self, subject: Subject) -> float:
+        """Return the number; raise `MetricUnavailable` where something must be installed first."""

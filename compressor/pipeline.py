@@ -1,0 +1,175 @@
+"""A whole run: teacher in, student out, and everything one wants to know on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressor.artifacts import write_report, write_student
+from compressor.budget import judge, limit_values
+from compressor.data_source import DataContext
+from compressor.dataset import Dataset
+from compressor.errors import DataError
+from compressor.graph_editing import copy_graph
+from compressor.listening import listening_samples
+from compressor.measuring import MeasuredModel, measure
+from compressor.onnx_export import export_onnx
+from compressor.planning import Plan
+from compressor.progress import Reporter, SilentReporter
+from compressor.report import CurvePoint, Measurement, Report, StageRecord
+from compressor.report_building import build_report, student_metadata
+from compressor.run_folder import RunFolder
+from compressor.stage_running import Workbench, run_stage
+from compressor.teacher_loading import Teacher, load_teacher
+from compressor.verification import check_export
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What belongs to one run and not to the recipe."""
+
+    out: Path
+    name: str = "student"
+    device: str = "cpu"
+    resume: bool = False
+    cache_dir: Path = Path.home() / ".cache" / "onnx-student-compressor"
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What a run made."""
+
+    report: Report
+    student: GraphModule
+    folder: Path
+
+    @property
+    def budget_met(self) -> bool:
+        """Say whether every limit of the budget is kept."""
+        return all(verdict.met for verdict in self.report.verdicts)
+
+
+def run(
+    plan: Plan,
+    settings: RunSettings,
+    reporter: Reporter | None = None,
+    announce: Callable[[StageRecord], None] = lambda _: None,
+) -> RunResult:
+    """Run a plan and write its run folder; an interrupted run of the same plan goes on where it stopped.
+
+    Raises:
+        CompressorError: what the user can act on; nothing is written before the structural stages are through.
+    """
+    begun = time.monotonic()
+    bench, measured = prepare(plan, settings, reporter or SilentReporter())
+    folder = RunFolder(settings.out, _identity(plan, bench), resume=settings.resume)
+    structural = next((at for at, stage in enumerate(plan.stages) if stage.strategy.trains), len(plan.stages))
+    line = StageLine(plan, bench, announce)
+    line.run_to(structural, None)
+    before_training = bench.measured(line.student)
+    with folder:
+        line.run_to(len(plan.stages), folder)
+        student = bench.measured(line.student)
+        content = export_onnx(line.student, bench.teacher.opset, student_metadata(plan, bench.teacher))
+        checks = check_export(content, line.student)
+        write_student(folder, line.student, content)
+        samples = listening_samples(folder, student, before_training if structural < len(plan.stages) else None)
+        verdicts = judge(plan.limits, measured, line.records[-1].measurements)
+        report = build_report(
+            plan, settings.name, bench, measured, line.records, line.curve, verdicts, checks, samples, time.monotonic() - begun
+        )
+        write_report(folder, report)
+        folder.finish()
+    return RunResult(report, line.student, settings.out)
+
+
+class StageLine:
+    """The stages of a plan, run one after the other; holds the student between them."""
+
+    def __init__(self, plan: Plan, bench: Workbench, announce: Callable[[StageRecord], None]) -> None:
+        self.plan = plan
+        self.bench = bench
+        self.announce = announce
+        self.student = copy_graph(bench.teacher.graph)
+        self.records: list[StageRecord] = []
+        self.curve: tuple[CurvePoint, ...] = ()
+
+    def run_to(self, end: int, folder: RunFolder | None) -> None:
+        """Run the stages that come before position `end` and are not done yet."""
+        for position in range(len(self.records), end):
+            stage, later = self.plan.stages[position], self.plan.stages[position + 1 :]
+            before = self.records[-1] if self.records else None
+            self.bench.reporter.say(f"[{position + 1}/{len(self.plan.stages)}] {stage.label}")
+            result = run_stage(self.bench, stage, later, self.student, before, folder)
+            self.student = result.student
+            self.records.append(result.record)
+            self.curve += result.curve
+            self.announce(result.record)
+
+
+def prepare(plan: Plan, settings: RunSettings, reporter: Reporter) -> tuple[Workbench, tuple[Measurement, ...]]:
+    """Load the teacher and the data and measure the teacher.
+
+    Raises:
+        TeacherError: the teacher cannot be loaded.
+        DataError: the data cannot be used for it.
+    """
+    teacher = load_teacher(plan.recipe.teacher)
+    reporter.say(f"teacher {teacher.source}: opset {teacher.opset}, equal to onnxruntime")
+    data = _load_data(plan, teacher, settings, reporter)
+    baseline = MeasuredModel(teacher.graph, teacher, data)
+    measured = measure(baseline, plan.metrics)
+    bench = Workbench(
+        teacher=teacher,
+        data=data,
+        baseline=baseline,
+        metrics=plan.metrics,
+        limits=limit_values(plan.limits, measured),
+        workdir=settings.out / "stages",
+        device=settings.device,
+        seed=plan.recipe.seed,
+        reporter=reporter,
+    )
+    return bench, measured
+
+
+def _load_data(plan: Plan, teacher: Teacher, settings: RunSettings, reporter: Reporter) -> Dataset | None:
+    if plan.data is None:
+        return None
+    context = DataContext(teacher.inputs, teacher.outputs, plan.recipe.seed, settings.cache_dir, reporter)
+    data = plan.data.load(context)
+    reporter.say(f"data: {data.description}")
+    for finding in data.findings:
+        reporter.say(f"  {finding}")
+    _check_lengths(teacher, data)
+    return data
+
+
+def _check_lengths(teacher: Teacher, data: Dataset) -> None:
+    """Refuse data whose references are not as long as what the teacher puts out for them."""
+    sample = min(data.validation, key=lambda sample: next(iter(sample.inputs.values())).size)
+    if sample.reference is None:
+        return
+    made = MeasuredModel(teacher.graph, teacher, Dataset((), (sample,), "", sample_rate=data.sample_rate)).outputs[0]
+    if len(made) != len(sample.reference):
+        raise DataError(
+            f"the teacher puts out {len(made):,} samples where the recording of '{sample.name}' has "
+            f"{len(sample.reference):,}: it works at another hop length or is no model for this data. "
+            "Set the data's analysis (mel: {hop_length: …}) to the teacher's."
+        )
+
+
+def _identity(plan: Plan, bench: Workbench) -> str:
+    """Name a run: the same recipe on the same teacher (where it is written does not matter)."""
+    facts = [plan.recipe.model_dump(mode="json", exclude={"out", "teacher"}), bench.teacher.sha256]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+

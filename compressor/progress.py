@@ -1,0 +1,55 @@
+"""How long work tells what it is doing."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol
+
+
+class Task(Protocol):
+    """A piece of long work with a known number of steps; a context manager."""
+
+    def advance(self, steps: int = 1, status: str = "") -> None:
+        """Count `steps` as done; `status` is a short text such as the current losses."""
+
+    def __enter__(self) -> Task: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Reporter(Protocol):
+    """Where messages and progress go: a terminal, a log, or nowhere."""
+
+    def say(self, message: str) -> None:
+        """Tell one line."""
+
+    def task(self, label: str, total: int) -> Task:
+        """Open a piece of work of `total` steps."""
+
+
+class SilentTask:
+    """Shows nothing."""
+
+    def advance(self, steps: int = 1, status: str = "") -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> SilentTask:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Do nothing."""
+
+
+class SilentReporter:
+    """The default of the Python API: nothing is printed."""
+
+    def say(self, message: str) -> None:
+        """Do nothing."""
+
+    def task(self, label: str, total: int) -> SilentTask:
+        """Return a task that shows nothing."""
+        return SilentTask()

@@ -1,0 +1,94 @@
+"""Recipes as YAML files: read with every mistake found at once, and written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from compressor.errors import RecipeError, RecipeProblem
+from compressor.named_options import build
+from compressor.recipe import Recipe
+from compressor.recipe_overrides import apply_overrides, unique_labels
+from compressor.recipe_problems import Place, Places, ProblemCollector
+from compressor.recipe_yaml import parse_yaml
+from compressor.validation_messages import explain, shown
+
+
+@dataclass(frozen=True)
+class RecipeDocument:
+    """A recipe, the file it was read from, and the line on which each of its values stands."""
+
+    recipe: Recipe
+    path: Path
+    places: Places
+
+
+def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> RecipeDocument:
+    """Read a recipe; `overrides` are `--set` values such as `low-rank.rank=4` or `budget.parameters=25%`.
+
+    Raises:
+        RecipeError: every mistake of the file and of the overrides, each with its line.
+    """
+    source = str(path)
+    parsed = parse_yaml(_text(Path(path)), source)
+    if not isinstance(parsed.data, dict):
+        message = f"a recipe is a mapping with at least 'teacher' and 'stages', found {shown(parsed.data)}"
+        raise RecipeError([*parsed.problems, RecipeProblem(message, file=source)])
+    problems = ProblemCollector({(): Place(source), **parsed.places}, list(parsed.problems))
+    data, overridden = apply_overrides(parsed.data, overrides, problems)
+    problems.places = {**problems.places, **overridden}
+    recipe = _validated(data, problems)
+    return RecipeDocument(recipe, Path(path), problems.places)
+
+
+def write_recipe(recipe: Recipe) -> str:
+    """Return the recipe as YAML that reads back as the same recipe; what equals its default is left out."""
+    data = recipe.model_dump(exclude_defaults=True)
+    return yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def stage_labels(recipe: Recipe) -> tuple[str, ...]:
+    """Return what each stage is called: its strategy's name, with `-2`, `-3` appended where that is repeated."""
+    return unique_labels([stage.name for stage in recipe.stages])
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes values that occur twice twice, rather than as an anchor and an alias."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+        return True
+
+    def represent_scalar(self, tag: str, value: str, style: str | None = None) -> yaml.ScalarNode:
+        # PyYAML writes the rarer line breaks as they are, and reads them as a space; only double quotes escape them.
+        rare_break = any(mark in value for mark in "\x85\u2028\u2029\ufeff")
+        return super().represent_scalar(tag, value, '"' if rare_break else style)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = f"a recipe is UTF-8 text; byte {error.start} is none: is this really the recipe?"
+    except FileNotFoundError:
+        message = "there is no such file"
+    except IsADirectoryError:
+        message = "this is a folder; name the recipe's .yaml file"
+    except OSError as error:
+        message = f"cannot be read: {error.strerror}"
+    raise RecipeError([RecipeProblem(message, file=str(path))])
+
+
+def _validated(data: dict[str, Any], problems: ProblemCollector) -> Recipe:
+    try:
+        recipe = build(Recipe, data)
+    except ValidationError as error:
+        problems.add_all(explain(error, data))
+        problems.raise_any()
+        raise
+    problems.raise_any()
+    return recipe

@@ -1,0 +1,119 @@
+"""What a run has to tell: measurements stage by stage, verdicts, and the way there. Written as `report.json`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Measurement(_Record):
+    """One metric's number about one model; `note` says why where there is no number."""
+
+    metric: str
+    value: float | None
+    unit: str = ""
+    better: Literal["lower", "higher"] = "lower"
+    note: str = ""
+
+
+class FindingRecord(_Record):
+    """Something a stage did, or did not do and why."""
+
+    message: str
+    layer: str = ""
+    values: dict[str, Any] = {}
+
+
+class StageRecord(_Record):
+    """One finished stage: what it was asked, what it did, and the student measured after it."""
+
+    stage: str
+    strategy: str
+    options: dict[str, Any] = {}
+    fingerprint: str = ""
+    seconds: float = 0.0
+    restored: bool = False
+    """True: taken from an earlier, interrupted run of the same fingerprint."""
+    proof: str = ""
+    """For exact stages: how far the output moved, and what was allowed."""
+    measurements: tuple[Measurement, ...] = ()
+    findings: tuple[FindingRecord, ...] = ()
+
+
+class Verdict(_Record):
+    """One limit of the budget, and whether the student keeps it."""
+
+    metric: str
+    limit: float
+    limit_text: str
+    """As the recipe has it, such as `30%`."""
+    teacher: float
+    student: float
+    met: bool
+
+
+class ExportCheck(_Record):
+    """The written file in onnxruntime against the torch student, at one size of the dynamic axes."""
+
+    size: int
+    max_abs_difference: float
+    allowed: float
+
+
+class ListeningSample(_Record):
+    """One validation sample as wav files inside the run folder (paths relative to it)."""
+
+    name: str
+    teacher: str
+    student: str
+    recording: str | None = None
+    before_training: str | None = None
+
+
+class CurvePoint(_Record):
+    """One point of training: losses at a step; `phase` is `block-wise` or `end-to-end`."""
+
+    phase: str
+    step: int
+    seconds: float
+    losses: dict[str, float]
+    validation: dict[str, float] = {}
+
+
+class TeacherRecord(_Record):
+    """Where the student comes from."""
+
+    source: str
+    sha256: str
+    opset: int
+    licence: str
+    """What is known of the teacher's licence; a student derives from it."""
+    parameters: int
+    measurements: tuple[Measurement, ...] = ()
+
+
+class Report(_Record):
+    """The whole run."""
+
+    format: Literal[1] = 1
+    name: str
+    created: str
+    """UTC, ISO 8601."""
+    seconds: float
+    teacher: TeacherRecord
+    data: str = ""
+    data_findings: tuple[str, ...] = ()
+    stages: tuple[StageRecord, ...]
+    verdicts: tuple[Verdict, ...] = ()
+    export_checks: tuple[ExportCheck, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
+    samples: tuple[ListeningSample, ...] = ()
+    sample_rate: int | None = None
+    environment: dict[str, str] = {}
+    recipe: str = ""
+    """The recipe as run, in YAML."""

@@ -1,0 +1,102 @@
+"""Gather what a run found into its report."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+
+from compressor.planning import Plan
+from compressor.recipe_file import write_recipe
+from compressor.report import (
+    CurvePoint,
+    ExportCheck,
+    ListeningSample,
+    Measurement,
+    Report,
+    StageRecord,
+    TeacherRecord,
+    Verdict,
+)
+from compressor.stage_running import Workbench
+from compressor.teacher_loading import Teacher
+
+DISTRIBUTIONS = ("onnx-student-compressor", "torch", "onnx", "onnxruntime", "onnx2torch", "torch-pruning", "numpy")
+
+
+def build_report(
+    plan: Plan,
+    name: str,
+    bench: Workbench,
+    measured: Sequence[Measurement],
+    records: Sequence[StageRecord],
+    curve: tuple[CurvePoint, ...],
+    verdicts: tuple[Verdict, ...],
+    checks: tuple[ExportCheck, ...],
+    samples: tuple[ListeningSample, ...],
+    seconds: float,
+) -> Report:
+    """Return the report of a finished run."""
+    teacher = TeacherRecord(
+        source=bench.teacher.source,
+        sha256=bench.teacher.sha256,
+        opset=bench.teacher.opset,
+        licence=licence(plan, bench.teacher),
+        parameters=bench.baseline.parameters,
+        measurements=tuple(measured),
+    )
+    return Report(
+        name=name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=seconds,
+        teacher=teacher,
+        data=bench.data.description if bench.data else "",
+        data_findings=bench.data.findings if bench.data else (),
+        stages=tuple(records),
+        verdicts=verdicts,
+        export_checks=checks,
+        curve=curve,
+        samples=samples,
+        sample_rate=bench.data.sample_rate if bench.data else None,
+        environment=environment(bench.device),
+        recipe=write_recipe(plan.recipe),
+    )
+
+
+def licence(plan: Plan, teacher: Teacher) -> str:
+    """Return what is known of the teacher's licence: the recipe's word, or the file's own."""
+    stated = {key.lower(): value for key, value in teacher.metadata.items()}
+    return plan.recipe.licence or stated.get("license") or stated.get("licence") or "not stated; ask whoever made it"
+
+
+def student_metadata(plan: Plan, teacher: Teacher) -> dict[str, str]:
+    """Return what a student's file says of itself: the teacher's metadata, and where it derives from."""
+    return {
+        **teacher.metadata,
+        "derived_from_sha256": teacher.sha256,
+        "teacher_licence": licence(plan, teacher),
+        "compressor_version": metadata.version("onnx-student-compressor"),
+    }
+
+
+def environment(device: str) -> dict[str, str]:
+    """Return the versions and the machine that figures depend on."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "device": device,
+        **{name: metadata.version(name) for name in DISTRIBUTIONS},
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - no ordinary file
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or "unknown"

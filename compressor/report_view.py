@@ -1,0 +1,162 @@
+"""What the report page says, in words: verdict, headline figures and the table of stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from compressor.figures import NOTHING, duration_in_words, in_words, ratio_in_words, share_in_words
+from compressor.report import Measurement, Report, StageRecord, Verdict
+
+_LABELS = {"macs": "MACs", "bytes": "file size", "rtf": "real-time factor", "speedup": "speed-up"}
+_AMOUNT_UNITS = ("B", "bytes", "MAC", "parameters")
+_TIME_UNITS = ("ms", "s")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric as a column of the stage table."""
+
+    metric: str
+    label: str
+    better: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A measurement in words, its relation to the teacher's such as `30.1%` or `2.9×`, and a note on it."""
+
+    text: str
+    relation: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The teacher, or the student after a stage."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    stage: StageRecord | None = None
+    duration: str = NOTHING
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One figure of the teacher against the finished student's."""
+
+    label: str
+    teacher: str
+    student: str
+    relation: str = ""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict in words."""
+
+    met: bool
+    text: str
+
+
+def label(metric: str) -> str:
+    """Return a metric's name as a reader would say it."""
+    return _LABELS.get(metric, metric.replace("_", " ").replace("-", " "))
+
+
+def columns(report: Report) -> tuple[Column, ...]:
+    """Return every metric measured on teacher or student, in the order found."""
+    found: dict[str, Column] = {}
+    for measurement in _all_measurements(report):
+        if measurement.metric not in found:
+            column = Column(measurement.metric, label(measurement.metric), measurement.better)
+            found[measurement.metric] = column
+    return tuple(found.values())
+
+
+def rows(report: Report) -> tuple[Row, ...]:
+    """Return the stage table: the teacher, then the student after each stage."""
+    shown = columns(report)
+    teacher = _by_metric(report.teacher.measurements)
+    first = Row("teacher", tuple(_cell(teacher.get(column.metric), None) for column in shown))
+    return (first, *(_stage_row(stage, teacher, shown) for stage in report.stages))
+
+
+def headlines(report: Report) -> tuple[Headline, ...]:
+    """Return what could be measured of the finished student, beside the teacher's figure."""
+    teacher = _by_metric(report.teacher.measurements)
+    final = report.stages[-1].measurements if report.stages else ()
+    return tuple(
+        _headline(measurement, teacher.get(measurement.metric))
+        for measurement in final
+        if measurement.value is not None
+    )
+
+
+def judgements(report: Report) -> tuple[Judgement, ...]:
+    """Return each limit of the budget in words."""
+    units = {measurement.metric: measurement.unit for measurement in _all_measurements(report)}
+    return tuple(Judgement(verdict.met, _judged(verdict, units.get(verdict.metric, ""))) for verdict in report.verdicts)
+
+
+def verdict_line(report: Report) -> str:
+    """Return in one sentence whether the budget is kept."""
+    count = len(report.verdicts)
+    missed = [label(verdict.metric) for verdict in report.verdicts if not verdict.met]
+    if not count:
+        return "The recipe sets no budget."
+    if missed:
+        return f"{len(missed)} of {count} budget limits missed: {', '.join(missed)}."
+    return "The budget limit is met." if count == 1 else f"All {count} budget limits are met."
+
+
+def _judged(verdict: Verdict, unit: str) -> str:
+    student, limit = in_words(verdict.student, unit), in_words(verdict.limit, unit)
+    teacher = in_words(verdict.teacher, unit)
+    asked = f", {verdict.limit_text} of the teacher's {teacher}" if "%" in verdict.limit_text else ""
+    return f"{label(verdict.metric)}: {student}; the limit is {limit}{asked}"
+
+
+def _headline(student: Measurement, teacher: Measurement | None) -> Headline:
+    cell, share = _cell(student, teacher), _is_amount(student)
+    relation = f"{cell.relation} {'of the teacher' if share else 'as fast'}" if cell.relation else ""
+    return Headline(label(student.metric), _cell(teacher, None).text, cell.text, relation)
+
+
+def _all_measurements(report: Report) -> Iterable[Measurement]:
+    yield from report.teacher.measurements
+    for stage in report.stages:
+        yield from stage.measurements
+
+
+def _by_metric(measurements: Sequence[Measurement]) -> dict[str, Measurement]:
+    return {measurement.metric: measurement for measurement in measurements}
+
+
+def _stage_row(stage: StageRecord, teacher: dict[str, Measurement], shown: Sequence[Column]) -> Row:
+    measured = _by_metric(stage.measurements)
+    cells = tuple(_cell(measured.get(column.metric), teacher.get(column.metric)) for column in shown)
+    return Row(stage.stage, cells, stage, duration_in_words(stage.seconds))
+
+
+def _cell(measurement: Measurement | None, teacher: Measurement | None) -> Cell:
+    if measurement is None:
+        return Cell(NOTHING)
+    if measurement.value is None:
+        return Cell("not measured", note=measurement.note)
+    return Cell(in_words(measurement.value, measurement.unit), _relation(measurement, teacher), measurement.note)
+
+
+def _relation(measurement: Measurement, teacher: Measurement | None) -> str:
+    """Return an amount as a share of the teacher's, a time as a speed-up, and nothing for other metrics."""
+    if teacher is None or teacher.value is None or measurement.value is None:
+        return ""
+    if _is_amount(measurement):
+        return share_in_words(measurement.value, teacher.value)
+    if measurement.unit in _TIME_UNITS or measurement.metric == "rtf":
+        return ratio_in_words(teacher.value, measurement.value)
+    return ""
+
+
+def _is_amount(measurement: Measurement) -> bool:
+    return measurement.unit in _AMOUNT_UNITS or measurement.metric == "parameters"

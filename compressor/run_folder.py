@@ -1,0 +1,152 @@
+"""The run folder: written atomically, never mixed with another run's, resumable.
+
+Every file is written under a temporary name and renamed, so a full disk or a kill leaves no half-written artifact
+that could be taken for whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressor.errors import RunFolderError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STATE = "run.json"
+LOCK = "run.lock"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Raises:
+        RunFolderError: the disk is full or the folder cannot be written.
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+        raise RunFolderError(
+            f"{path} cannot be written: {error.strerror or error}. Free some space or choose another folder with "
+            "--out, then run the same command again: it resumes."
+        ) from error
+
+
+class RunFolder:
+    """One run's folder, bound to the run's identity (recipe, teacher, seed, plugin versions)."""
+
+    def __init__(self, path: Path, identity: str, *, resume: bool) -> None:
+        """Check, without writing, that the folder is free or holds an unfinished run of the same identity.
+
+        Raises:
+            RunFolderError: the folder holds something else, a finished run, or a run in progress.
+        """
+        self.path = path
+        self.identity = identity
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"{path} is a file; expected a folder for the run. Choose another with --out.")
+        state = self._state()
+        if state is None and path.is_dir() and any(path.iterdir()):
+            raise RunFolderError(f"{path} holds files that are no run of this tool. Choose an empty folder with --out.")
+        if state is not None and state.get("identity") != identity:
+            raise RunFolderError(
+                f"{path} holds a run of another recipe, teacher or seed. Choose another folder with --out, or "
+                "delete this one."
+            )
+        if state is not None and state.get("finished") and not resume:
+            raise RunFolderError(
+                f"{path} holds this very run, finished. Look at {path / 'report.html'}; choose another folder with "
+                "--out to run it again, or pass --resume to make the student and its report anew from the "
+                "trained weights."
+            )
+        self.resuming = state is not None
+
+    def _state(self) -> dict[str, object] | None:
+        try:
+            state = json.loads((self.path / STATE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.path / STATE} is damaged: {error}. Choose another folder with --out.") from error
+        return state if isinstance(state, dict) else {}
+
+    def __enter__(self) -> RunFolder:
+        """Claim the folder for this process; it is made on the first write."""
+        self._write_state(finished=False)
+        self._lock = (self.path / LOCK).open("w")
+        if not _try_lock(self._lock.fileno()):
+            self._lock.close()
+            raise RunFolderError(f"{self.path} is being written by another process. Wait for it, or use --out.")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+        (self.path / LOCK).unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Mark the run as whole; to be called last."""
+        self._write_state(finished=True)
+
+    def _write_state(self, *, finished: bool) -> None:
+        state = {"identity": self.identity, "finished": finished}
+        self.write(STATE, json.dumps(state, indent=2).encode())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write one file of the run, whole or not at all."""
+        write_atomically(self.path / name, content)
+
+    def read(self, name: str) -> bytes | None:
+        """Return one file of the run, or None where there is none."""
+        path = self.path / name
+        return path.read_bytes() if path.is_file() else None
+
+    def save_weights(self, label: str, fingerprint: str, weights: Mapping[str, Tensor]) -> None:
+        """Keep what a training stage made, under the fingerprint of all that led to it."""
+        from safetensors.torch import save
+
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+        self.write(f"stages/{label}.safetensors", save(tensors, {"fingerprint": fingerprint}))
+
+    def saved_weights(self, label: str, fingerprint: str) -> dict[str, Tensor] | None:
+        """Return what a training stage made if the same things led to it; None otherwise."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path / "stages" / f"{label}.safetensors"
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                if (file.metadata() or {}).get("fingerprint") != fingerprint:
+                    return None
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError:
+            return None
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows: two runs into one folder are then the user's to avoid
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

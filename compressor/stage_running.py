@@ -1,0 +1,216 @@
+"""One stage at a time: choose within the budget, apply, prove, measure, keep."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressor.allocation import Choice
+from compressor.budget import costs, limited, solve
+from compressor.dataset import Dataset
+from compressor.errors import CompressorError, StageError
+from compressor.graph_editing import copy_graph, input_specs
+from compressor.measuring import MeasuredModel, measure
+from compressor.metric import Metric
+from compressor.planning import PlannedStage
+from compressor.progress import Reporter
+from compressor.report import CurvePoint, FindingRecord, Measurement, StageRecord
+from compressor.run_folder import RunFolder
+from compressor.strategy import BudgetedStrategy, Finding, StageContext, StageOutcome
+from compressor.teacher_loading import Teacher
+from compressor.verification import check_stage
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+
+@dataclass(frozen=True, eq=False)
+class Workbench:
+    """What all stages of one run share."""
+
+    teacher: Teacher
+    data: Dataset | None
+    baseline: MeasuredModel
+    metrics: tuple[Metric, ...]
+    limits: Mapping[str, float]
+    """The budget in numbers."""
+    workdir: Path
+    """Where stages keep files of their own; not made before one needs it."""
+    device: str
+    seed: int
+    reporter: Reporter
+
+    def measured(self, student: GraphModule) -> MeasuredModel:
+        """Return a student ready to be measured against the teacher."""
+        return MeasuredModel(student, self.teacher, self.data, self.baseline)
+
+    def context(self, stage: PlannedStage, choices: Mapping[str, Choice]) -> StageContext:
+        """Return what a stage may know."""
+        return StageContext(
+            stage=stage.label,
+            teacher=self.teacher,
+            choices=choices,
+            data=self.data,
+            device=self.device,
+            seed=self.seed,
+            workdir=self.workdir / stage.label,
+            reporter=self.reporter,
+        )
+
+    def fingerprint(self, stage: PlannedStage, before: str) -> str:
+        """Name all that leads to a stage's result: what came before, the strategy, its options, the seed, the data."""
+        facts = [
+            before or self.teacher.sha256,
+            stage.strategy.name,
+            stage.origin,
+            stage.strategy.model_dump(mode="json"),
+            self.seed,
+            self.data.identity if self.data else None,
+        ]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Rehearsal:
+    """What a student would cost at the end of the recipe if a stage chose so or so."""
+
+    bench: Workbench
+    stage: PlannedStage
+    later: Sequence[PlannedStage]
+
+    def costs_now(self, student: GraphModule) -> dict[str, float]:
+        """Measure the limited metrics of a student."""
+        metrics = limited(self.bench.metrics, self.bench.limits)
+        return costs(measure(self.bench.measured(student), metrics), self.bench.limits)
+
+    def costs_after(self, student: GraphModule, choices: Mapping[str, Choice]) -> dict[str, float]:
+        """Apply the stage and the later ones, except training, to a copy, and measure that."""
+        for stage in (self.stage, *self.later):
+            if not stage.strategy.trains:
+                student = _applied(self.bench, stage, student, choices if stage is self.stage else {}).student
+        return self.costs_now(student)
+
+
+@dataclass(frozen=True, eq=False)
+class StageResult:
+    """A finished stage: the student after it, its record, and its training curve."""
+
+    student: GraphModule
+    record: StageRecord
+    curve: tuple[CurvePoint, ...]
+
+
+def run_stage(
+    bench: Workbench,
+    stage: PlannedStage,
+    later: Sequence[PlannedStage],
+    student: GraphModule,
+    before: StageRecord | None,
+    folder: RunFolder | None,
+) -> StageResult:
+    """Run one stage; a training stage is restored from `folder` if it was finished there before.
+
+    `before` is the record of the stage before it, if there is one.
+
+    Raises:
+        StageError: the strategy failed.
+        CompressorError: what the strategy raises for the user, such as a budget that cannot be met.
+        VerificationError: a stage that should keep the output changed it.
+    """
+    begun = time.monotonic()
+    fingerprint = bench.fingerprint(stage, before.fingerprint if before else "")
+    choices = _choices(bench, stage, later, student)
+    outcome = _restored(stage, student, folder, fingerprint)
+    restored = outcome is not None
+    if outcome is None:
+        outcome = _applied(bench, stage, student, choices)
+    proof = ""
+    if stage.strategy.preserves_output:
+        proof = check_stage(stage.label, student, outcome.student, input_specs(student))
+    same_output = before.measurements if before and stage.strategy.preserves_output else ()
+    measurements = measure(bench.measured(outcome.student), bench.metrics, same_output)
+    record = _record(stage, outcome, fingerprint, restored, proof, measurements, time.monotonic() - begun)
+    if folder is not None and stage.strategy.trains and not restored:
+        folder.save_weights(stage.label, fingerprint, outcome.student.state_dict())
+        folder.write(_notes_name(stage), _notes(outcome).encode())
+    return StageResult(outcome.student, record, outcome.curve)
+
+
+def _choices(
+    bench: Workbench, stage: PlannedStage, later: Sequence[PlannedStage], student: GraphModule
+) -> dict[str, Choice]:
+    if not bench.limits or not isinstance(stage.strategy, BudgetedStrategy):
+        return {}
+    context = bench.context(stage, {})
+    return solve(stage.strategy, copy_graph(student), context, bench.limits, Rehearsal(bench, stage, later))
+
+
+def _applied(
+    bench: Workbench, stage: PlannedStage, student: GraphModule, choices: Mapping[str, Choice]
+) -> StageOutcome:
+    try:
+        return stage.strategy.apply(copy_graph(student), bench.context(stage, choices))
+    except (CompressorError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise StageError(stage.label, f"{type(error).__name__}: {error}") from error
+
+
+def _notes_name(stage: PlannedStage) -> str:
+    return f"stages/{stage.label}.json"
+
+
+def _notes(outcome: StageOutcome) -> str:
+    findings = [_finding(entry.message, entry.layer, entry.values).model_dump() for entry in outcome.findings]
+    return json.dumps({"findings": findings, "curve": [point.model_dump() for point in outcome.curve]}, indent=1)
+
+
+def _restored(
+    stage: PlannedStage, student: GraphModule, folder: RunFolder | None, fingerprint: str
+) -> StageOutcome | None:
+    """Return a training stage's earlier result, if the same things led to it."""
+    if folder is None or not stage.strategy.trains:
+        return None
+    weights = folder.saved_weights(stage.label, fingerprint)
+    notes = folder.read(_notes_name(stage))
+    if weights is None or notes is None:
+        return None
+    trained = copy_graph(student)
+    trained.load_state_dict(weights)
+    content = json.loads(notes)
+    return StageOutcome(
+        trained,
+        tuple(Finding(**entry) for entry in content["findings"]),
+        tuple(CurvePoint(**point) for point in content["curve"]),
+    )
+
+
+def _record(
+    stage: PlannedStage,
+    outcome: StageOutcome,
+    fingerprint: str,
+    restored: bool,
+    proof: str,
+    measurements: tuple[Measurement, ...],
+    seconds: float,
+) -> StageRecord:
+    return StageRecord(
+        stage=stage.label,
+        strategy=stage.strategy.name,
+        options=stage.strategy.model_dump(mode="json"),
+        fingerprint=fingerprint,
+        seconds=seconds,
+        restored=restored,
+        proof=proof,
+        measurements=measurements,
+        findings=tuple(_finding(entry.message, entry.layer, entry.values) for entry in outcome.findings),
+    )
+
+
+def _finding(message: str, layer: str, values: Mapping[str, object]) -> FindingRecord:
+    return FindingRecord(message=message, layer=layer, values=dict(values))

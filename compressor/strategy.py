@@ -1,0 +1,100 @@
+"""The contract of a strategy: a graph in, a changed graph and its findings out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from compressor.dataset import Dataset
+from compressor.progress import Reporter
+from compressor.report import CurvePoint
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+    from compressor.teacher_loading import Teacher
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a stage did, or did not do and why; `layer` is the node's name, `values` are its figures."""
+
+    message: str
+    layer: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """The changed graph and what the stage has to tell."""
+
+    student: GraphModule
+    findings: tuple[Finding, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
+    """For stages that train: losses on the way."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One change that a budgeted strategy offers: what it saves in each limited metric, what error it adds.
+
+    At most one candidate of a layer is chosen; a layer without a chosen candidate stays as it is.
+    """
+
+    layer: str
+    setting: int | float | str
+    saving: Mapping[str, float]
+    error: float
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """All that a stage may know besides the student."""
+
+    stage: str
+    teacher: Teacher
+    choices: Mapping[str, int | float | str]
+    """What the budget's allocation chose, by layer; empty without a budget or for a fixed option."""
+    data: Dataset | None
+    device: str
+    seed: int
+    workdir: Path
+    """A folder of the stage's own inside the run folder; made by the stage when it needs it."""
+    reporter: Reporter
+
+
+class Strategy(BaseModel, ABC):
+    """A frozen model whose fields are the recipe's options, with one method."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    """kebab-case; what a recipe writes"""
+    needs_data: ClassVar[bool] = False
+    """True: checked while planning that the recipe has data."""
+    preserves_output: ClassVar[bool] = False
+    """True: the core proves the output equal after the stage."""
+    trains: ClassVar[bool] = False
+    """True: long, changes weights only; skipped by a dry run, and restored from its weights when a run resumes."""
+
+    @property
+    def longest_minutes(self) -> float | None:
+        """How long the stage may take at most, where it has such a limit; told before a run starts."""
+        return None
+
+    @abstractmethod
+    def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
+        """Return the changed graph; `student` is the stage's own copy and may be changed in place."""
+
+
+class BudgetedStrategy(Strategy):
+    """A strategy that can spend a budget: it says what it could do, and is told what to do."""
+
+    @abstractmethod
+    def candidates(self, student: GraphModule, context: StageContext) -> Sequence[Candidate]:
+        """Return what could be done; empty where an option of the recipe already fixes the choice."""

@@ -1,0 +1,82 @@
+"""Proofs: a rewritten graph equals the one before, and a written file equals the graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from compressor.errors import VerificationError
+from compressor.graph_editing import copy_graph, feed, input_specs
+from compressor.report import ExportCheck
+from compressor.teacher_loading import onnx_session, random_inputs
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+    from compressor.tensor_spec import TensorSpec
+
+PROOF_SIZES = (7, 16, 33)
+EXACT_TOLERANCE = 1e-9
+"""Largest share of the output's magnitude by which an exact rewrite may move it, computed in float64."""
+
+EXPORT_SIZES = (5, 16, 47, 100, 256)
+EXPORT_TOLERANCE = 1e-4
+"""The same for a file in onnxruntime against torch, both in float32."""
+
+
+def check_stage(stage: str, before: GraphModule, after: GraphModule, inputs: tuple[TensorSpec, ...]) -> str:
+    """Compare both graphs in float64 at several sizes and return the finding in words.
+
+    Raises:
+        VerificationError: they differ by more than rounding.
+    """
+    exact_before, exact_after = copy_graph(before).double().eval(), copy_graph(after).double().eval()
+    worst = 0.0
+    for size in PROOF_SIZES:
+        values = tuple(_as_double(array) for array in random_inputs(inputs, size, seed=size).values())
+        for wanted, found in zip(feed(exact_before, values), feed(exact_after, values), strict=True):
+            worst = max(worst, _relative_difference(wanted, found.reshape(wanted.shape), stage, size))
+    return f"equal at sizes {', '.join(map(str, PROOF_SIZES))}: {worst:.1e} of the output's scale in float64"
+
+
+def _as_double(array: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+    value = torch.from_numpy(array)
+    return value.double() if value.is_floating_point() else value
+
+
+def _relative_difference(wanted: torch.Tensor, found: torch.Tensor, stage: str, size: int) -> float:
+    scale = max(1e-12, float(wanted.abs().max()))
+    difference = float((wanted - found).abs().max()) / scale
+    if not difference <= EXACT_TOLERANCE:
+        raise VerificationError(
+            f"stage '{stage}' should keep the output and does not: at size {size} it moved by {difference:.2e} of "
+            f"the output's scale, allowed {EXACT_TOLERANCE:.0e}"
+        )
+    return difference
+
+
+def check_export(content: bytes, graph: GraphModule) -> tuple[ExportCheck, ...]:
+    """Compare a written student in onnxruntime with the torch student at five sizes of the dynamic axes.
+
+    Raises:
+        VerificationError: they differ by more than `EXPORT_TOLERANCE`.
+    """
+    session = onnx_session(content)
+    checks: list[ExportCheck] = []
+    for size in EXPORT_SIZES:
+        arrays = random_inputs(input_specs(graph), size, seed=size)
+        written = session.run(None, arrays)
+        expected = feed(graph, tuple(torch.from_numpy(array) for array in arrays.values()))
+        allowed = EXPORT_TOLERANCE * max(1.0, *(float(value.abs().max()) for value in expected))
+        difference = max(
+            float(np.abs(found - wanted.numpy()).max()) for found, wanted in zip(written, expected, strict=True)
+        )
+        if not difference <= allowed:
+            raise VerificationError(
+                f"the written student differs from the torch student by {difference:.2e} at size {size}, "
+                f"allowed {allowed:.2e}"
+            )
+        checks.append(ExportCheck(size=size, max_abs_difference=difference, allowed=allowed))
+    return tuple(checks)

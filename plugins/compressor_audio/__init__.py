@@ -1,0 +1,1 @@
+"""Speech for the compressor: mel and STFT losses, audio metrics, and where speech comes from."""

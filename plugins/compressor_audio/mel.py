@@ -1,0 +1,115 @@
+"""The log mel spectrogram of jik876/hifi-gan, which HiFi-GAN vocoders take as input."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_POWER_EPSILON = 1e-9
+"""Under the magnitude's square root, as upstream: it keeps the gradient of silence finite."""
+
+
+class MelOptions(BaseModel):
+    """How a mel spectrogram is taken; the defaults are those of HiFi-GAN at 22.05 kHz."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sample_rate: int = Field(default=22050, ge=1000, description="samples per second")
+    n_fft: int = Field(default=1024, ge=16, description="samples of one Fourier transform")
+    win_length: int = Field(default=1024, ge=16, description="samples of the Hann window, at most n_fft")
+    hop_length: int = Field(default=256, ge=1, description="samples from one frame to the next, at most n_fft")
+    n_mels: int = Field(default=80, ge=1, description="number of mel bands")
+    fmin: float = Field(default=0.0, ge=0.0, description="lower edge of the lowest band in Hz")
+    fmax: float | None = Field(
+        default=8000.0, gt=0.0, description="upper edge of the highest band in Hz; null: Nyquist"
+    )
+    clamp: float = Field(default=1e-5, gt=0.0, description="magnitudes below are raised to this before the logarithm")
+    log: Literal["e", "10"] = Field(default="e", description="base of the logarithm")
+    mel_scale: Literal["slaney", "htk"] = Field(default="slaney", description="formula from Hz to mel")
+    norm: Literal["slaney"] | None = Field(
+        default="slaney", description="slaney: bands of equal area; null: equal peak"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> MelOptions:
+        if max(self.win_length, self.hop_length) > self.n_fft:
+            raise ValueError(
+                f"win_length ({self.win_length}) and hop_length ({self.hop_length}) may not exceed n_fft ({self.n_fft})"
+            )
+        if not self.fmin < self.upper_edge <= self.sample_rate / 2:
+            raise ValueError(
+                f"expected fmin < fmax <= {self.sample_rate / 2:g} Hz (half the sample rate); "
+                f"found fmin {self.fmin:g}, fmax {self.upper_edge:g}"
+            )
+        return self
+
+    @property
+    def upper_edge(self) -> float:
+        """Upper edge of the highest band in Hz."""
+        return self.sample_rate / 2 if self.fmax is None else self.fmax
+
+    @property
+    def shortest(self) -> int:
+        """The fewest samples that the reflecting padding allows."""
+        return self.n_fft - self.hop_length - (self.n_fft - self.hop_length) // 2 + 1
+
+
+def log_mel(audio: Tensor, options: MelOptions) -> Tensor:
+    """Return the log mel spectrogram (batch, n_mels, samples // hop_length) of audio (batch, samples), in float32.
+
+    Computed as `mel_spectrogram` of jik876/hifi-gan (meldataset.py): reflecting padding, no centring, magnitude,
+    logarithm of the clamped bands. Differentiable, at silence as well, and in float32 under autocast too.
+
+    Raises:
+        ValueError: audio of the wrong shape, or shorter than the padding can reflect.
+    """
+    import torch
+    from torch.nn.functional import pad
+
+    if audio.ndim != 2 or audio.shape[-1] < options.shortest:
+        raise ValueError(
+            f"expected audio (batch, samples) of at least {options.shortest} samples; found {tuple(audio.shape)}"
+        )
+    window, filters = _analysis(options, audio.device.type, audio.device.index)
+    left = (options.n_fft - options.hop_length) // 2
+    right = options.n_fft - options.hop_length - left
+    with torch.autocast(audio.device.type, enabled=False):
+        padded = pad(audio.float().unsqueeze(1), (left, right), mode="reflect").squeeze(1)
+        spectrum = torch.stft(
+            padded,
+            options.n_fft,
+            hop_length=options.hop_length,
+            win_length=options.win_length,
+            window=window,
+            center=False,
+            return_complex=True,
+        )
+        magnitude = torch.sqrt(torch.view_as_real(spectrum).pow(2).sum(-1) + _POWER_EPSILON)
+        bands = torch.clamp(filters @ magnitude, min=options.clamp)
+        return torch.log(bands) if options.log == "e" else torch.log10(bands)
+
+
+@lru_cache(maxsize=16)
+def _analysis(options: MelOptions, device_type: str, device_index: int | None) -> tuple[Tensor, Tensor]:
+    """Return the Hann window (win_length) and the filters (n_mels, n_fft // 2 + 1) on a device."""
+    import librosa
+    import torch
+
+    device = torch.device(device_type, device_index) if device_index is not None else torch.device(device_type)
+    filters = librosa.filters.mel(
+        sr=options.sample_rate,
+        n_fft=options.n_fft,
+        n_mels=options.n_mels,
+        fmin=options.fmin,
+        fmax=options.upper_edge,
+        htk=options.mel_scale == "htk",
+        norm=options.norm,
+    )
+    # Made outside inference mode: a cached inference tensor could not take part in training later.
+    with torch.inference_mode(False):
+        return torch.hann_window(options.win_length, device=device), torch.from_numpy(filters).to(device)

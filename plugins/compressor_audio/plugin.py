@@ -1,0 +1,33 @@
+"""What this package offers. The heavy libraries are imported where they are used, not here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compressor.data_source import DataSource
+from compressor.hookspecs import hookimpl
+from compressor.loss import Loss
+from compressor.metric import Metric
+from compressor_audio.losses import MelL1, MultiResolutionStft, WaveformL1
+from compressor_audio.metrics import MelDistance, MultiResolutionStftDistance
+from compressor_audio.perceptual_metrics import PesqWideband, Stoi
+from compressor_audio.piper_speech import PiperSpeech
+from compressor_audio.speech_folder import SpeechFolder
+
+
+@hookimpl
+def compressor_losses() -> Sequence[type[Loss]]:
+    """Offer the losses on audio."""
+    return [MelL1, MultiResolutionStft, WaveformL1]
+
+
+@hookimpl
+def compressor_metrics() -> Sequence[type[Metric]]:
+    """Offer the metrics on audio."""
+    return [MelDistance, MultiResolutionStftDistance, PesqWideband, Stoi]
+
+
+@hookimpl
+def compressor_data_sources() -> Sequence[type[DataSource]]:
+    """Offer the sources of speech."""
+    return [SpeechFolder, PiperSpeech]

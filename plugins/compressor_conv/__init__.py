@@ -1,0 +1,1 @@
+"""Convolutions in other forms: depthwise-separable, polyphase, two-dimensional."""

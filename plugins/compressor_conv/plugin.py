@@ -1,0 +1,21 @@
+"""What this plugin offers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from compressor.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from compressor.strategy import Strategy
+
+
+@hookimpl
+def compressor_strategies() -> Sequence[type[Strategy]]:
+    """Offer the convolution rewrites."""
+    from compressor_conv.depthwise_separable import DepthwiseSeparableConv
+    from compressor_conv.transposed import TransposedToStandardConv
+    from compressor_conv.two_dimensional import Conv1dToConv2d
+
+    return [DepthwiseSeparableConv, TransposedToStandardConv, Conv1dToConv2d]

@@ -1,0 +1,139 @@
+"""`transposed-to-standard-conv`: a transposed convolution as a plain one followed by interleaving. Exact.
+
+Polyphase, or sub-pixel, form (Shi et al., arXiv 1609.05158): output sample `stride * q + phase` of a transposed
+convolution is a plain convolution of the input with every `stride`-th tap, so one convolution with `stride` times the
+channels computes all phases, which are then interleaved and cropped.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn import functional
+
+from compressor.graph_editing import clean, layer_name, module_nodes, replace_with_chain, select
+from compressor.strategy import Finding, StageContext, StageOutcome, Strategy
+
+
+class Interleave(nn.Module):
+    """Interleave phases: (batch, groups * phases * channels, *size) -> (batch, groups * channels, *size * strides).
+
+    Works on tensors with one axis more than it was made for, of height one: (batch, channels, 1, time).
+    """
+
+    def __init__(self, strides: tuple[int, ...], groups: int, crops: tuple[tuple[int, int], ...]) -> None:
+        super().__init__()
+        self.strides = strides
+        self.groups = groups
+        self.crops = crops
+
+    def forward(self, x: Tensor) -> Tensor:
+        strides = (1,) * (x.dim() - 2 - len(self.strides)) + self.strides
+        axes = len(strides)
+        channels = x.shape[1] // (self.groups * math.prod(strides))
+        x = x.unflatten(1, (self.groups, *strides, channels))
+        # (batch, groups, *strides, channels, *size) -> (batch, groups, channels, size0, stride0, size1, stride1, …)
+        pairs = [axis for position in range(axes) for axis in (3 + axes + position, 2 + position)]
+        x = x.permute(0, 1, 2 + axes, *pairs).flatten(1, 2)
+        for axis in range(axes):
+            x = x.flatten(2 + axis, 3 + axis)
+        return x[(..., *(slice(start, -end if end else None) for start, end in self.crops))]
+
+
+class TransposedToStandardConv(Strategy):
+    """Rewrite transposed convolutions, which many engines lack or run slowly, as plain ones."""
+
+    name: ClassVar[str] = "transposed-to-standard-conv"
+    preserves_output: ClassVar[bool] = True
+
+    targets: tuple[str, ...] = Field(default=("*",), description="layers to rewrite, by name pattern")
+    ignore: tuple[str, ...] = Field(default=(), description="layers to leave, by name pattern")
+
+    def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
+        found = list(module_nodes(student, nn.ConvTranspose1d, nn.ConvTranspose2d))
+        names = [layer_name(node) for node, _ in found]
+        if not found:
+            return StageOutcome(student, (Finding("the model has no transposed convolutions"),))
+        chosen = set(select(names, self.targets, self.ignore))
+        findings = []
+        for node, module in found:
+            if layer_name(node) not in chosen:
+                continue
+            conv, interleave = polyphase(module)  # type: ignore[arg-type]
+            added = conv.weight.numel() - module.weight.numel()  # type: ignore[operator,union-attr]
+            replace_with_chain(student, node, {"_phases": conv, "_interleave": interleave})
+            findings.append(Finding(f"{conv.out_channels} phase channels, {added:,} weights added", str(node.target)))
+        return StageOutcome(clean(student), tuple(findings))
+
+
+def polyphase(module: nn.ConvTranspose1d | nn.ConvTranspose2d) -> tuple[nn.Conv1d | nn.Conv2d, Interleave]:
+    """Return a plain convolution and the interleaving that together equal a transposed convolution.
+
+    Adds no weights where the stride divides the kernel size; otherwise, and for dilation, some of its weights are zero.
+    """
+    axes = len(module.kernel_size)
+    strides = tuple(module.stride)
+    kernel = _spread(module.weight.detach(), tuple(module.dilation))
+    taps = tuple(math.ceil(size / stride) for size, stride in zip(kernel.shape[2:], strides, strict=True))
+    extra, crops = _borders(module, tuple(kernel.shape[2:]), taps)
+    flat = nn.Conv1d if axes == 1 else nn.Conv2d
+    conv = flat(
+        module.in_channels,
+        module.out_channels * math.prod(strides),
+        taps,  # type: ignore[arg-type]
+        padding=tuple(tap - 1 + more for tap, more in zip(taps, extra, strict=True)),  # type: ignore[arg-type]
+        groups=module.groups,
+        bias=module.bias is not None,
+    )
+    with torch.no_grad():
+        conv.weight.copy_(_phase_weights(kernel, strides, taps, module.groups))
+        if module.bias is not None and conv.bias is not None:
+            by_group = module.bias.reshape(module.groups, 1, -1)
+            conv.bias.copy_(by_group.expand(-1, math.prod(strides), -1).reshape(-1))
+    return conv, Interleave(strides, module.groups, crops)
+
+
+def _spread(weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
+    """Write a dilated kernel as an undilated one with zeros between its taps."""
+    if all(step == 1 for step in dilation):
+        return weight
+    sizes = [step * (size - 1) + 1 for size, step in zip(weight.shape[2:], dilation, strict=True)]
+    spread = weight.new_zeros(*weight.shape[:2], *sizes)
+    spread[(..., *(slice(None, None, step) for step in dilation))] = weight
+    return spread
+
+
+def _borders(
+    module: nn.ConvTranspose1d | nn.ConvTranspose2d, kernel: tuple[int, ...], taps: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """Return, per axis, how much more padding the plain convolution needs and what is cropped afterwards."""
+    extra: list[int] = []
+    crops: list[tuple[int, int]] = []
+    for size, tap, stride, padding, output_padding in zip(
+        kernel, taps, module.stride, module.padding, module.output_padding, strict=True
+    ):
+        end = stride * tap + int(padding) - size - output_padding
+        more = max(0, math.ceil(-end / stride))
+        extra.append(more)
+        crops.append((int(padding) + stride * more, end + stride * more))
+    return tuple(extra), tuple(crops)
+
+
+def _phase_weights(kernel: Tensor, strides: tuple[int, ...], taps: tuple[int, ...], groups: int) -> Tensor:
+    """Turn (in, out / groups, *kernel) into (groups * phases * out / groups, in / groups, *taps)."""
+    axes = len(strides)
+    missing = [stride * tap - size for stride, tap, size in zip(strides, taps, kernel.shape[2:], strict=True)]
+    kernel = functional.pad(kernel, [value for size in reversed(missing) for value in (0, size)])
+    for axis, (tap, stride) in enumerate(zip(taps, strides, strict=True)):
+        kernel = kernel.unflatten(2 + 2 * axis, (tap, stride))
+    # Tap `m` of a phase meets the input `m` samples back: a plain convolution wants the oldest tap first.
+    kernel = kernel.flip([2 + 2 * axis for axis in range(axes)])
+    kernel = kernel.unflatten(0, (groups, -1))
+    # (groups, in, out, tap0, stride0, tap1, stride1, …) -> (groups, *strides, out, in, *taps)
+    order = [0, *(4 + 2 * axis for axis in range(axes)), 2, 1, *(3 + 2 * axis for axis in range(axes))]
+    return kernel.permute(order).flatten(0, 1 + axes)

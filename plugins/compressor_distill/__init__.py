@@ -1,0 +1,1 @@
+"""Distillation: train a student to put out what its teacher puts out."""

