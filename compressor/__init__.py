@@ -2,7 +2,7 @@
 
 >>> import compressor
 >>> plan = compressor.load_plan("recipes/hifigan_student.yaml")
->>> result = compressor.run(plan, compressor.RunSettings(out="runs/mine"))
+>>> result = compressor.run(plan, compressor.RunSettings(out=Path("runs/mine")))
 >>> result.report.verdicts
 """
 
@@ -12,9 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compressor.api import load_plan
     from compressor.errors import CompressorError
     from compressor.pipeline import RunResult, RunSettings, run
+    from compressor.plan_loading import load_plan
     from compressor.planning import Plan, plan
     from compressor.plugin_catalog import Catalog, load_catalog
     from compressor.recipe import Recipe
@@ -32,7 +32,7 @@ _HOMES = {
     "RunSettings": "pipeline",
     "Teacher": "teacher_loading",
     "load_catalog": "plugin_catalog",
-    "load_plan": "api",
+    "load_plan": "plan_loading",
     "load_teacher": "teacher_loading",
     "plan": "planning",
     "read_recipe": "recipe_file",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from compressor.errors import BudgetError
@@ -51,7 +52,7 @@ def allocate(
     }
 
 
-def _one_per_layer(candidates: Sequence[Candidate]) -> np.ndarray:  # type: ignore[type-arg]
+def _one_per_layer(candidates: Sequence[Candidate]) -> NDArray[np.float64]:
     layers = sorted({candidate.layer for candidate in candidates})
     return np.array([[float(candidate.layer == layer) for candidate in candidates] for layer in layers])
 
@@ -63,9 +64,7 @@ def _lowest(candidates: Sequence[Candidate], cost: float, metric: str) -> float:
     return cost - sum(best.values())
 
 
-def _refuse_hopeless(
-    candidates: Sequence[Candidate], costs: Mapping[str, float], limits: Mapping[str, float]
-) -> None:
+def _refuse_hopeless(candidates: Sequence[Candidate], costs: Mapping[str, float], limits: Mapping[str, float]) -> None:
     if not candidates or any(_lowest(candidates, costs[metric], metric) > limits[metric] for metric in limits):
         raise BudgetError(_shortfall(candidates, costs, limits))
 

@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING
 from compressor.allocation import Choice, allocate
 from compressor.errors import BudgetError
 from compressor.report import Measurement, Verdict
-from compressor.strategy import BudgetedStrategy
+from compressor.strategy import BudgetedStrategy, Candidate
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from compressor.metric import Metric
     from compressor.recipe import Limit
-    from compressor.strategy import StageContext
     from compressor.stage_running import Rehearsal
+    from compressor.strategy import StageContext
 
 ATTEMPTS = 8
-"""How often limits are tightened because later stages, or layers that share channels, cost more than was foreseen."""
+"""How often a choice is corrected because later stages, or layers that share channels, cost more than was foreseen."""
+
+WASTE = 0.01
+"""Share of a limit that a choice may leave unused without being corrected."""
+
+MARGIN = 0.0005
+"""By how much limits are tightened, as a share, each time a choice still misses them."""
 
 
 def limit_values(limits: Mapping[str, Limit], teacher: Sequence[Measurement]) -> dict[str, float]:
@@ -33,7 +39,9 @@ def costs(measurements: Sequence[Measurement], limits: Mapping[str, float]) -> d
     return {entry.metric: float(entry.value or 0.0) for entry in measurements if entry.metric in limits}
 
 
-def judge(limits: Mapping[str, Limit], teacher: Sequence[Measurement], student: Sequence[Measurement]) -> tuple[Verdict, ...]:
+def judge(
+    limits: Mapping[str, Limit], teacher: Sequence[Measurement], student: Sequence[Measurement]
+) -> tuple[Verdict, ...]:
     """Hold the student against every limit."""
     values = limit_values(limits, teacher)
     before, after = costs(teacher, values), costs(student, values)
@@ -60,8 +68,8 @@ def solve(
     """Choose what a stage does so that the student meets the limits at the end of the recipe.
 
     Candidates say what they save in the student as it is; later stages and layers that share channels change that. So
-    each choice is rehearsed to the end of the recipe, and the limits handed to the allocation are moved until the
-    rehearsed student keeps the real ones.
+    each choice is rehearsed to the end of the recipe, and what the rehearsal costs beyond the prediction moves the
+    limits that the allocation is handed, until the rehearsed student keeps the real ones and wastes little.
 
     Raises:
         BudgetError: no choice does.
@@ -70,18 +78,34 @@ def solve(
     if not candidates:
         return {}
     now = rehearsal.costs_now(student)
-    aims = dict(limits)
     choices: dict[str, Choice] = {}
-    for _ in range(ATTEMPTS):
-        choices = allocate(candidates, now, aims)
-        final = rehearsal.costs_after(student, choices)
-        if all(final[name] <= limits[name] for name in limits):
-            return choices
-        aims = {name: aims[name] - max(0.0, final[name] - limits[name]) for name in limits}
-    raise BudgetError(
-        "no choice of widths meets the budget: "
-        + ", ".join(f"{name} {final[name]:,.0f} of {limits[name]:,.0f}" for name in limits)
-    )
+    best: dict[str, Choice] | None = None
+    predicted, final = now, rehearsal.costs_after(student, choices)
+    for attempt in range(ATTEMPTS):
+        meets = all(final[name] <= limits[name] for name in limits)
+        if meets:
+            best = choices
+            if not choices or any(final[name] >= (1 - WASTE) * limits[name] for name in limits):
+                break
+        margin = 0.0 if meets else MARGIN * attempt
+        aims = {name: limits[name] * (1 - margin) - (final[name] - predicted[name]) for name in limits}
+        following = allocate(candidates, now, aims)
+        if following == choices and meets:
+            break
+        choices = following
+        predicted, final = _predicted(candidates, choices, now), rehearsal.costs_after(student, choices)
+    if best is None:
+        listed = ", ".join(f"{name} {final[name]:,.0f} of {limits[name]:,.0f}" for name in limits)
+        raise BudgetError(f"no choice of widths meets the budget; the nearest found is {listed}")
+    return best
+
+
+def _predicted(
+    candidates: Sequence[Candidate], choices: Mapping[str, Choice], now: Mapping[str, float]
+) -> dict[str, float]:
+    """Return what the student costs after the choices if every candidate saves what it says."""
+    chosen = [candidate for candidate in candidates if choices.get(candidate.layer) == candidate.setting]
+    return {name: cost - sum(candidate.saving.get(name, 0.0) for candidate in chosen) for name, cost in now.items()}
 
 
 def limited(metrics: Sequence[Metric], limits: Mapping[str, float]) -> tuple[Metric, ...]:

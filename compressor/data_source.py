@@ -41,7 +41,7 @@ class DataSource(BaseModel, ABC):
         """Output samples per second, where the output is a signal one can listen to."""
         return None
 
-    def analyse(self, path: Path, inputs: tuple[TensorSpec, ...]) -> Sample:  # noqa: ARG002
+    def analyse(self, path: Path, inputs: tuple[TensorSpec, ...]) -> Sample:
         """Return one file of the user's as a sample for a model with these inputs.
 
         Raises:

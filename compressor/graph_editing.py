@@ -50,15 +50,18 @@ def replace_with_chain(graph: GraphModule, node: Node, modules: Mapping[str, nn.
 
 def replace_with_sum(graph: GraphModule, node: Node, chains: Sequence[Mapping[str, nn.Module]]) -> None:
     """Replace a module call by the sum of chains of modules, each named after the node with its suffix."""
-    total: Node | None = None
+    terms: list[Node] = []
     with graph.graph.inserting_before(node):
         for chain in chains:
-            value = node.args[0]
+            value = node.all_input_nodes[0]
             for suffix, module in chain.items():
                 name = f"{layer_name(node)}{suffix}"
                 graph.add_submodule(name, module)
                 value = graph.graph.call_module(name, (value,))
-            total = value if total is None else graph.graph.call_function(operator.add, (total, value))
+            terms.append(value)
+        total = terms[0]
+        for term in terms[1:]:
+            total = graph.graph.call_function(operator.add, (total, term))
     node.replace_all_uses_with(total)
     graph.graph.erase_node(node)
 
@@ -151,8 +154,6 @@ def run_graph(graph: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...
 
 def feed(graph: GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Run a student on its teacher's inputs: a strategy may have added axes of size one after the batch axis."""
-    fitted = tuple(
-        fit_shape(value, len(spec.shape)) for value, spec in zip(inputs, input_specs(graph), strict=True)
-    )
+    fitted = tuple(fit_shape(value, len(spec.shape)) for value, spec in zip(inputs, input_specs(graph), strict=True))
     with torch.no_grad():
         return run_graph(graph, fitted)

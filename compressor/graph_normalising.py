@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from compressor.graph_editing import clean, module_of
@@ -43,9 +43,10 @@ def _scalar_constants(graph: GraphModule) -> dict[Node, float]:
     for node in graph.graph.nodes:
         module = module_of(graph, node)
         value = getattr(module, "value", None)
-        if module is not None and not node.args and value is not None and value.dim() == 0:
-            if value.is_floating_point():
-                scalars[node] = float(value)
+        if module is None or node.args or not isinstance(value, Tensor) or value.dim():
+            continue
+        if value.is_floating_point():
+            scalars[node] = float(value)
     return scalars
 
 

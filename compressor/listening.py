@@ -44,7 +44,9 @@ def _write_sample(
         "before_training": before_training.outputs[position] if before_training else None,
     }
     written = {
-        role: _write(folder, f"{stem}_{role}.wav", signal, rate) for role, signal in signals.items() if signal is not None
+        role: _write(folder, f"{stem}_{role}.wav", signal, rate)
+        for role, signal in signals.items()
+        if signal is not None
     }
     return ListeningSample(
         name=sample.name,

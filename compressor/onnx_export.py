@@ -25,9 +25,7 @@ OPSETS = range(13, 21)
 """Opsets that torch's exporter writes and in which a `Conv` means the same as today."""
 
 
-def export_onnx(
-    graph: GraphModule, opset: int = 17, metadata: Mapping[str, str] | None = None
-) -> bytes:
+def export_onnx(graph: GraphModule, opset: int = 17, metadata: Mapping[str, str] | None = None) -> bytes:
     """Return the graph as ONNX.
 
     The tracing exporter is taken on purpose: it writes the same graph ten times faster than the newer one, and it
@@ -44,7 +42,7 @@ def export_onnx(
             torch.onnx.export(
                 copy_graph(graph).cpu().float().eval(),
                 _example(input_specs(graph)),
-                buffer,
+                buffer,  # type: ignore[arg-type]  # the tracing exporter takes files too
                 dynamo=False,
                 opset_version=min(max(opset, OPSETS.start), OPSETS.stop - 1),
                 input_names=[spec.name for spec in input_specs(graph)],
@@ -77,4 +75,4 @@ def _finish(content: bytes, specs: tuple[TensorSpec, ...], metadata: Mapping[str
     model.producer_name = "onnx-student-compressor"
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())

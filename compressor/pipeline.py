@@ -22,7 +22,7 @@ from compressor.onnx_export import export_onnx
 from compressor.planning import Plan
 from compressor.progress import Reporter, SilentReporter
 from compressor.report import CurvePoint, Measurement, Report, StageRecord
-from compressor.report_building import build_report, student_metadata
+from compressor.report_building import Outcome, build_report, student_metadata
 from compressor.run_folder import RunFolder
 from compressor.stage_running import Workbench, run_stage
 from compressor.teacher_loading import Teacher, load_teacher
@@ -69,26 +69,33 @@ def run(
         CompressorError: what the user can act on; nothing is written before the structural stages are through.
     """
     begun = time.monotonic()
-    bench, measured = prepare(plan, settings, reporter or SilentReporter())
-    folder = RunFolder(settings.out, _identity(plan, bench), resume=settings.resume)
-    structural = next((at for at, stage in enumerate(plan.stages) if stage.strategy.trains), len(plan.stages))
+    telling = reporter or SilentReporter()
+    teacher = load_teacher(plan.recipe.teacher)
+    folder = RunFolder(settings.out, _identity(plan, teacher), resume=settings.resume)
+    bench, measured = prepare(plan, teacher, settings, telling)
     line = StageLine(plan, bench, announce)
-    line.run_to(structural, None)
-    before_training = bench.measured(line.student)
+    line.run_to(_first_training(plan), None)
+    before_training = bench.measured(line.student) if _first_training(plan) < len(plan.stages) else None
     with folder:
         line.run_to(len(plan.stages), folder)
-        student = bench.measured(line.student)
-        content = export_onnx(line.student, bench.teacher.opset, student_metadata(plan, bench.teacher))
-        checks = check_export(content, line.student)
-        write_student(folder, line.student, content)
-        samples = listening_samples(folder, student, before_training if structural < len(plan.stages) else None)
-        verdicts = judge(plan.limits, measured, line.records[-1].measurements)
-        report = build_report(
-            plan, settings.name, bench, measured, line.records, line.curve, verdicts, checks, samples, time.monotonic() - begun
+        content = export_onnx(line.student, teacher.opset, student_metadata(plan, teacher))
+        outcome = Outcome(
+            records=tuple(line.records),
+            curve=line.curve,
+            verdicts=judge(plan.limits, measured, line.records[-1].measurements),
+            checks=check_export(content, line.student),
+            samples=listening_samples(folder, bench.measured(line.student), before_training),
         )
+        write_student(folder, line.student, content)
+        report = build_report(plan, settings.name, bench, measured, outcome, time.monotonic() - begun)
         write_report(folder, report)
         folder.finish()
     return RunResult(report, line.student, settings.out)
+
+
+def _first_training(plan: Plan) -> int:
+    """Return the position of the first stage that trains, or the number of stages."""
+    return next((at for at, stage in enumerate(plan.stages) if stage.strategy.trains), len(plan.stages))
 
 
 class StageLine:
@@ -115,14 +122,14 @@ class StageLine:
             self.announce(result.record)
 
 
-def prepare(plan: Plan, settings: RunSettings, reporter: Reporter) -> tuple[Workbench, tuple[Measurement, ...]]:
-    """Load the teacher and the data and measure the teacher.
+def prepare(
+    plan: Plan, teacher: Teacher, settings: RunSettings, reporter: Reporter
+) -> tuple[Workbench, tuple[Measurement, ...]]:
+    """Load the data and measure the teacher.
 
     Raises:
-        TeacherError: the teacher cannot be loaded.
-        DataError: the data cannot be used for it.
+        DataError: the data cannot be used for this teacher.
     """
-    teacher = load_teacher(plan.recipe.teacher)
     reporter.say(f"teacher {teacher.source}: opset {teacher.opset}, equal to onnxruntime")
     data = _load_data(plan, teacher, settings, reporter)
     baseline = MeasuredModel(teacher.graph, teacher, data)
@@ -167,9 +174,7 @@ def _check_lengths(teacher: Teacher, data: Dataset) -> None:
         )
 
 
-def _identity(plan: Plan, bench: Workbench) -> str:
+def _identity(plan: Plan, teacher: Teacher) -> str:
     """Name a run: the same recipe on the same teacher (where it is written does not matter)."""
-    facts = [plan.recipe.model_dump(mode="json", exclude={"out", "teacher"}), bench.teacher.sha256]
+    facts = [plan.recipe.model_dump(mode="json", exclude={"out", "teacher"}), teacher.sha256]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-

@@ -60,7 +60,7 @@ def stage_labels(recipe: Recipe) -> tuple[str, ...]:
 class _PlainDumper(yaml.SafeDumper):
     """Writes values that occur twice twice, rather than as an anchor and an alias."""
 
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
     def represent_scalar(self, tag: str, value: str, style: str | None = None) -> yaml.ScalarNode:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 
 from compressor.planning import Plan
 from compressor.recipe_file import write_recipe
@@ -26,17 +28,19 @@ from compressor.teacher_loading import Teacher
 DISTRIBUTIONS = ("onnx-student-compressor", "torch", "onnx", "onnxruntime", "onnx2torch", "torch-pruning", "numpy")
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    records: tuple[StageRecord, ...]
+    curve: tuple[CurvePoint, ...]
+    verdicts: tuple[Verdict, ...]
+    checks: tuple[ExportCheck, ...]
+    samples: tuple[ListeningSample, ...]
+
+
 def build_report(
-    plan: Plan,
-    name: str,
-    bench: Workbench,
-    measured: Sequence[Measurement],
-    records: Sequence[StageRecord],
-    curve: tuple[CurvePoint, ...],
-    verdicts: tuple[Verdict, ...],
-    checks: tuple[ExportCheck, ...],
-    samples: tuple[ListeningSample, ...],
-    seconds: float,
+    plan: Plan, name: str, bench: Workbench, measured: Sequence[Measurement], outcome: Outcome, seconds: float
 ) -> Report:
     """Return the report of a finished run."""
     teacher = TeacherRecord(
@@ -54,11 +58,11 @@ def build_report(
         teacher=teacher,
         data=bench.data.description if bench.data else "",
         data_findings=bench.data.findings if bench.data else (),
-        stages=tuple(records),
-        verdicts=verdicts,
-        export_checks=checks,
-        curve=curve,
-        samples=samples,
+        stages=outcome.records,
+        verdicts=outcome.verdicts,
+        export_checks=outcome.checks,
+        curve=outcome.curve,
+        samples=outcome.samples,
         sample_rate=bench.data.sample_rate if bench.data else None,
         environment=environment(bench.device),
         recipe=write_recipe(plan.recipe),
@@ -95,8 +99,8 @@ def environment(device: str) -> dict[str, str]:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - no ordinary file
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        names = []
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or "unknown"

@@ -84,7 +84,9 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise RunFolderError(f"{self.path / STATE} is damaged: {error}. Choose another folder with --out.") from error
+            raise RunFolderError(
+                f"{self.path / STATE} is damaged: {error}. Choose another folder with --out."
+            ) from error
         return state if isinstance(state, dict) else {}
 
     def __enter__(self) -> RunFolder:

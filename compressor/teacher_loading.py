@@ -137,9 +137,7 @@ def compare_with_onnxruntime(teacher: Teacher) -> None:
         _refuse_difference(teacher.source, size, expected, found)
 
 
-def _refuse_difference(
-    source: str, size: int, expected: list[NDArray[Any]], found: tuple[torch.Tensor, ...]
-) -> None:
+def _refuse_difference(source: str, size: int, expected: list[NDArray[Any]], found: tuple[torch.Tensor, ...]) -> None:
     for wanted, value in zip(expected, found, strict=True):
         allowed = RELATIVE_TOLERANCE * max(1.0, float(np.abs(wanted).max(initial=0.0)))
         got = value.numpy()
@@ -201,12 +199,13 @@ def _convert(source: str, model: onnx.ModelProto) -> GraphModule:
     # onnx2torch warns through the root logger about what it then does right.
     logging.getLogger("onnx2torch").setLevel(logging.ERROR)
     try:
-        return convert(model, attach_onnx_mapping=False)
+        graph: GraphModule = convert(model, attach_onnx_mapping=False)
     except Exception as error:
         raise TeacherError(
             f"{source}: onnx2torch cannot convert it: {type(error).__name__}: {error}. "
             "Simplifying the file first (onnxslim, onnxsim) often helps."
         ) from error
+    return graph
 
 
 def _specs(graph: onnx.GraphProto, *, initial: bool) -> tuple[TensorSpec, ...]:
@@ -244,4 +243,3 @@ def _tie_shared_weights(graph: GraphModule, model: onnx.ModelProto) -> None:
         ]
         for module, name in owners[1:]:
             setattr(module, name, getattr(*owners[0]))
-

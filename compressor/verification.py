@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from compressor.errors import VerificationError
 from compressor.graph_editing import copy_graph, feed, input_specs
@@ -41,7 +42,7 @@ def check_stage(stage: str, before: GraphModule, after: GraphModule, inputs: tup
     return f"equal at sizes {', '.join(map(str, PROOF_SIZES))}: {worst:.1e} of the output's scale in float64"
 
 
-def _as_double(array: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+def _as_double(array: NDArray[Any]) -> torch.Tensor:
     value = torch.from_numpy(array)
     return value.double() if value.is_floating_point() else value
 

@@ -9,24 +9,25 @@ from pathlib import Path
 
 import click
 
-from compressor.cli.running import read_plan
 from compressor.console import ConsoleReporter, print_table
 from compressor.figures import in_words, share_in_words
 from compressor.layer_costs import LayerCost, layer_costs
 from compressor.pipeline import RunSettings, StageLine, prepare
+from compressor.plan_loading import load_plan
 from compressor.plugin_catalog import load_catalog
 from compressor.report import Measurement, StageRecord
+from compressor.teacher_loading import load_teacher
 
 
 def show_plan(recipe: Path, teacher: str | None, data: str | None, overrides: Sequence[str]) -> None:
     """Carry out the structural stages in memory and print what each does and costs."""
     catalog = load_catalog()
-    planned = read_plan(recipe, teacher, data, overrides, catalog)
+    planned = load_plan(recipe, teacher=teacher, data=data, overrides=overrides, catalog=catalog)
     structural = replace(planned, stages=tuple(stage for stage in planned.stages if not stage.strategy.trains))
     skipped = [stage.label for stage in planned.stages if stage.strategy.trains]
     with tempfile.TemporaryDirectory() as nowhere:
         settings = RunSettings(out=Path(nowhere) / "run", name=recipe.stem)
-        bench, measured = prepare(structural, settings, ConsoleReporter())
+        bench, measured = prepare(structural, load_teacher(planned.recipe.teacher), settings, ConsoleReporter())
         line = StageLine(structural, bench, lambda _: None)
         line.run_to(len(structural.stages), None)
     _print_layers("teacher", layer_costs(bench.teacher.graph))

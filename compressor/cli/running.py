@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from compressor.console import ConsoleReporter, print_table
-from compressor.errors import DataError
 from compressor.figures import duration_in_words, in_words
 from compressor.pipeline import RunResult, RunSettings, run
-from compressor.planning import Plan, plan
-from compressor.plugin_catalog import Catalog, load_catalog
-from compressor.recipe import Named
-from compressor.recipe_file import read_recipe
+from compressor.plan_loading import load_plan
+from compressor.planning import Plan
+from compressor.plugin_catalog import load_catalog
 from compressor.report import Measurement
 
 BUDGET_MISSED = 3
 PREPARATION_MINUTES = 3
 """What preparing, measuring and reporting take besides training, at most, for the recipes that ship."""
-
-
-def read_plan(
-    recipe: Path, teacher: str | None, data: str | None, overrides: Sequence[str], catalog: Catalog
-) -> Plan:
-    """Read and validate a recipe with what the command line changes in it."""
-    changes = list(overrides)
-    if teacher is not None:
-        # Another teacher has another licence: the recipe's word for it no longer holds.
-        changes += [f"teacher={json.dumps(teacher)}", "licence=''"]
-    document = read_recipe(recipe, changes)
-    if data is not None:
-        source = folder_source(catalog, data, document.recipe.data)
-        document = read_recipe(recipe, [*changes, f"data={json.dumps(source)}"])
-    return plan(document, catalog)
-
-
-def folder_source(catalog: Catalog, folder: str, current: Named | None) -> dict[str, object]:
-    """Return the source that reads a folder, with the options that it shares with the recipe's own source.
-
-    Raises:
-        DataError: no installed source reads a folder.
-    """
-    reading = {name: source for name, source in catalog.data_sources.items() if "path" in source.model_fields}
-    if not reading:
-        raise DataError("--data: no installed data source reads a folder")
-    name, source = next(iter(reading.items()))
-    before = catalog.data_sources.get(current.name) if current else None
-    shared = next((kind for kind in source.__mro__ if before is not None and issubclass(before, kind)), object)
-    fields = getattr(shared, "model_fields", {})
-    kept = {key: value for key, value in (current.options if current else {}).items() if key in fields}
-    return {name: {**kept, "path": folder}}
 
 
 def run_recipe(
@@ -65,7 +30,7 @@ def run_recipe(
 ) -> int:
     """Run a recipe and return the exit code: 0, or 3 where the budget is missed."""
     catalog = load_catalog()
-    planned = read_plan(recipe, teacher, data, overrides, catalog)
+    planned = load_plan(recipe, teacher=teacher, data=data, overrides=overrides, catalog=catalog)
     folder = out or Path(planned.recipe.out or f"runs/{recipe.stem}")
     reporter = ConsoleReporter()
     _say_how_long(planned, reporter)

@@ -94,7 +94,7 @@ class PiperVoice:
             }
             yield session.run(None, feeds)[0].reshape(-1)
 
-    def _session(self, seed: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    def _session(self, seed: int) -> Any:
         import onnxruntime
 
         # Kernels seed their generators from this process-wide value when the session is made.

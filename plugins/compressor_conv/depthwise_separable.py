@@ -7,7 +7,7 @@ Rank two and more is a sum of such pairs: engines have fast kernels for one filt
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -125,11 +125,11 @@ def _build(conv: _ConvNd, *, bias: bool) -> tuple[_ConvNd, _ConvNd]:
     from torch import nn
 
     width = conv.in_channels
-    shape = (width, width, conv.kernel_size, conv.stride, conv.padding)
-    depthwise: _ConvNd
-    if isinstance(conv, nn.ConvTranspose1d | nn.ConvTranspose2d):
-        depthwise = type(conv)(*shape, conv.output_padding, groups=width, bias=False, dilation=conv.dilation)
+    shape: tuple[Any, ...] = (width, width, conv.kernel_size, conv.stride, conv.padding)
+    kind: Any = type(conv)
+    if conv.transposed:
+        depthwise = kind(*shape, conv.output_padding, groups=width, bias=False, dilation=conv.dilation)
     else:
-        depthwise = type(conv)(*shape, conv.dilation, groups=width, bias=False)  # type: ignore[call-arg]
+        depthwise = kind(*shape, conv.dilation, groups=width, bias=False)
     flat = nn.Conv1d if conv.weight.dim() == 3 else nn.Conv2d
     return depthwise, flat(width, conv.out_channels, 1, bias=bias)

@@ -36,7 +36,7 @@ class Interleave(nn.Module):
         strides = (1,) * (x.dim() - 2 - len(self.strides)) + self.strides
         axes = len(strides)
         channels = x.shape[1] // (self.groups * math.prod(strides))
-        x = x.unflatten(1, (self.groups, *strides, channels))
+        x = x.reshape(x.shape[0], self.groups, *strides, channels, *x.shape[2:])
         # (batch, groups, *strides, channels, *size) -> (batch, groups, channels, size0, stride0, size1, stride1, …)
         pairs = [axis for position in range(axes) for axis in (3 + axes + position, 2 + position)]
         x = x.permute(0, 1, 2 + axes, *pairs).flatten(1, 2)
@@ -62,12 +62,12 @@ class TransposedToStandardConv(Strategy):
         chosen = set(select(names, self.targets, self.ignore))
         findings = []
         for node, module in found:
-            if layer_name(node) not in chosen:
-                continue
-            conv, interleave = polyphase(module)  # type: ignore[arg-type]
-            added = conv.weight.numel() - module.weight.numel()  # type: ignore[operator,union-attr]
-            replace_with_chain(student, node, {"_phases": conv, "_interleave": interleave})
-            findings.append(Finding(f"{conv.out_channels} phase channels, {added:,} weights added", str(node.target)))
+            if layer_name(node) in chosen and isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d):
+                conv, interleave = polyphase(module)
+                replace_with_chain(student, node, {"_phases": conv, "_interleave": interleave})
+                added = conv.weight.numel() - module.weight.numel()
+                message = f"{conv.out_channels} phase channels, {added:,} weights added"
+                findings.append(Finding(message, layer_name(node)))
         return StageOutcome(clean(student), tuple(findings))
 
 
@@ -104,7 +104,8 @@ def _spread(weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
         return weight
     sizes = [step * (size - 1) + 1 for size, step in zip(weight.shape[2:], dilation, strict=True)]
     spread = weight.new_zeros(*weight.shape[:2], *sizes)
-    spread[(..., *(slice(None, None, step) for step in dilation))] = weight
+    taps = tuple(slice(None, None, step) for step in dilation)
+    spread[(slice(None), slice(None), *taps)] = weight
     return spread
 
 
@@ -114,13 +115,12 @@ def _borders(
     """Return, per axis, how much more padding the plain convolution needs and what is cropped afterwards."""
     extra: list[int] = []
     crops: list[tuple[int, int]] = []
-    for size, tap, stride, padding, output_padding in zip(
-        kernel, taps, module.stride, module.padding, module.output_padding, strict=True
-    ):
-        end = stride * tap + int(padding) - size - output_padding
+    for axis, (size, tap) in enumerate(zip(kernel, taps, strict=True)):
+        stride, start = int(module.stride[axis]), int(module.padding[axis])
+        end = stride * tap + start - size - int(module.output_padding[axis])
         more = max(0, math.ceil(-end / stride))
         extra.append(more)
-        crops.append((int(padding) + stride * more, end + stride * more))
+        crops.append((start + stride * more, end + stride * more))
     return tuple(extra), tuple(crops)
 
 
@@ -130,10 +130,11 @@ def _phase_weights(kernel: Tensor, strides: tuple[int, ...], taps: tuple[int, ..
     missing = [stride * tap - size for stride, tap, size in zip(strides, taps, kernel.shape[2:], strict=True)]
     kernel = functional.pad(kernel, [value for size in reversed(missing) for value in (0, size)])
     for axis, (tap, stride) in enumerate(zip(taps, strides, strict=True)):
-        kernel = kernel.unflatten(2 + 2 * axis, (tap, stride))
+        before = 2 + 2 * axis
+        kernel = kernel.reshape(*kernel.shape[:before], tap, stride, *kernel.shape[before + 1 :])
     # Tap `m` of a phase meets the input `m` samples back: a plain convolution wants the oldest tap first.
     kernel = kernel.flip([2 + 2 * axis for axis in range(axes)])
-    kernel = kernel.unflatten(0, (groups, -1))
+    kernel = kernel.reshape(groups, -1, *kernel.shape[1:])
     # (groups, in, out, tap0, stride0, tap1, stride1, …) -> (groups, *strides, out, in, *taps)
     order = [0, *(4 + 2 * axis for axis in range(axes)), 2, 1, *(3 + 2 * axis for axis in range(axes))]
     return kernel.permute(order).flatten(0, 1 + axes)

@@ -136,7 +136,8 @@ def _take_images(student: GraphModule) -> None:
             continue
         with student.graph.inserting_after(node):
             plain = student.graph.call_function(torch.squeeze, (node, 1))
-        node.replace_all_uses_with(plain, delete_user_cb=lambda user, plain=plain: user is not plain)
+        for user in [user for user in node.users if user is not plain]:
+            user.replace_input_with(node, plain)
         node.meta["tensor_spec"] = _image(spec)
     output = next(node for node in student.graph.nodes if node.op == "output")
     specs: tuple[TensorSpec, ...] = output.meta["tensor_specs"]

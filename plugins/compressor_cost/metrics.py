@@ -85,9 +85,7 @@ class Speedup(_Timed):
             node.name: array.reshape([-1 if isinstance(size, str) else size for size in node.shape])
             for node, array in zip(teacher.get_inputs(), probe.values(), strict=True)
         }
-        ratios = [
-            _once(teacher, teacher_probe) / _once(student, probe) for _ in range(self.runs + 1)
-        ]
+        ratios = [_once(teacher, teacher_probe) / _once(student, probe) for _ in range(self.runs + 1)]
         return median(ratios[1:])
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from compressor.errors import DataError
 from compressor.loss import NamedLoss
 from compressor.strategy import StageContext, StageOutcome, Strategy
 
@@ -69,4 +70,6 @@ class Distillation(Strategy):
     def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
         from compressor_distill.trainer import Trainer
 
-        return Trainer(self, student, context).train()
+        if context.data is None:
+            raise DataError("distillation needs data: add 'data:' to the recipe")
+        return Trainer(self, student, context, context.data).train()

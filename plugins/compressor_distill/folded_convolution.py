@@ -46,13 +46,16 @@ def can_fold(module: nn.Module) -> bool:
 
 @contextmanager
 def training_form(model: nn.Module) -> Iterator[int]:
-    """Let a model's depthwise convolutions run folded inside the block; yields the multiple that lengths should have."""
-    chosen = [module for module in model.modules() if can_fold(module)]
+    """Let a model's depthwise convolutions run folded inside the block, and its tensors lie channels last.
+
+    Yields the number of which lengths should be multiples, so that every convolution can fold them.
+    """
+    chosen = [module for module in model.modules() if isinstance(module, nn.Conv2d) and can_fold(module)]
     for module in chosen:
         module.__class__ = FoldedConv2d
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     try:
-        yield lcm(*(int(module.dilation[1]) for module in chosen)) if chosen else 1  # type: ignore[index,union-attr,arg-type]
+        yield lcm(*(module.dilation[1] for module in chosen))
     finally:
         for module in chosen:
             module.__class__ = nn.Conv2d

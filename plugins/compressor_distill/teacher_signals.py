@@ -23,7 +23,7 @@ from compressor_distill.feature_points import PointRunner
 
 @dataclass(frozen=True)
 class Batch:
-    """Segments of several samples: inputs and output in the teacher's shapes, features as (batch, channels, 1, time)."""
+    """Segments of several samples: inputs and output in the teacher's shapes, features (batch, channels, 1, time)."""
 
     inputs: tuple[Tensor, ...]
     output: Tensor
@@ -47,7 +47,7 @@ class TeacherSignals:
         teacher: GraphModule,
         specs: tuple[TensorSpec, ...],
         points: tuple[str, ...],
-        device: str,
+        device: torch.device,
     ) -> None:
         self.teacher = teacher
         self.specs = specs

@@ -25,9 +25,7 @@ class Validation:
     ) -> None:
         self.compared = losses
         names = [spec.name for spec in teacher.inputs]
-        self.inputs = [
-            tuple(torch.from_numpy(sample.inputs[name]).to(device) for name in names) for sample in samples
-        ]
+        self.inputs = [tuple(torch.from_numpy(sample.inputs[name]).to(device) for name in names) for sample in samples]
         self.targets: list[Tensor] = [feed(teacher.graph, values)[0] for values in self.inputs]
 
     def losses(self, student: GraphModule) -> dict[str, float]:

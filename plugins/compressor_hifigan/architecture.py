@@ -44,8 +44,8 @@ def read_config(graph: GraphModule) -> StudentConfig:
 
 
 def _slopes(graph: GraphModule) -> list[float]:
-    slopes = [module.negative_slope for _, module in module_nodes(graph, nn.LeakyReLU)]  # type: ignore[union-attr]
-    numbers = [float(slope) for slope in slopes]
+    modules = [module for _, module in module_nodes(graph, nn.LeakyReLU)]
+    numbers = [module.negative_slope for module in modules if isinstance(module, nn.LeakyReLU)]
     if len(numbers) < 2 or not all(isclose(slope, numbers[0]) for slope in numbers[:-1]):
         raise NotHiFiGAN("its activations are not LeakyReLU of one slope")
     return numbers
@@ -55,9 +55,14 @@ def _stage(graph: GraphModule, fusion: Fusion) -> StageConfig:
     interleave = module_of(graph, fusion.source)
     phases = fusion.source.all_input_nodes[0]
     conv = module_of(graph, phases)
-    if not isinstance(conv, nn.Conv2d) or not hasattr(interleave, "crops"):
+    strides = getattr(interleave, "strides", None)
+    if not isinstance(conv, nn.Conv2d) or not isinstance(strides, tuple):
         raise NotHiFiGAN(f"'{fusion.source.name}' does not up-sample by a polyphase convolution")
-    rate = int(interleave.strides[-1])  # type: ignore[union-attr,index]
+    rate = int(strides[-1])
+    # The module crops what a padding of (kernel - rate) / 2 did; another padding, or a tap cut short, it cannot say.
+    start = rate * (conv.kernel_size[1] - 1) // 2
+    if getattr(interleave, "crops", ())[-1:] != ((start, rate * (conv.kernel_size[1] - 1) - start),):
+        raise NotHiFiGAN(f"'{fusion.source.name}' up-samples with another padding than (kernel - rate) / 2")
     ranks = {_rank(graph, unit) for branch in fusion.branches for unit in branch}
     if len(ranks) != 1:
         raise NotHiFiGAN(f"the convolutions before '{fusion.output.name}' have different ranks")

@@ -123,7 +123,7 @@ def _chain(graph: GraphModule, end: Node, start: Node) -> list[Node]:
         if node is start or node in between:
             continue
         module = module_of(graph, node)
-        if not _is_sum(node) and (module is None or not isinstance(module, _ConvNd) and not _is_activation(module)):
+        if not _is_sum(node) and (module is None or (not isinstance(module, _ConvNd) and not _is_activation(module))):
             return []
         between.add(node)
         stack += node.all_input_nodes

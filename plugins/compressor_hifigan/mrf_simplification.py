@@ -42,7 +42,8 @@ class MrfSimplification(Strategy):
             return StageOutcome(student, (Finding("the model has no multi-receptive-field fusion: nothing done"),))
         shares = self._contributions(student, fusions, context)
         dropped = self._choose(fusions, shares)
-        for unit in dropped:
+        # From the end: a unit's source is then still what the unit before it puts out, and may yet be dropped itself.
+        for unit in reversed([unit for unit in shares if unit in dropped]):
             unit.output.replace_all_uses_with(unit.source)
         findings = tuple(
             Finding(

@@ -26,20 +26,27 @@ class ReadableHiFiGAN(Strategy):
     preserves_output: ClassVar[bool] = True
 
     def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
+        from compressor.errors import VerificationError
+        from compressor.graph_editing import input_specs
+        from compressor.verification import check_stage
         from compressor_hifigan.architecture import NotHiFiGAN, read_config
 
         try:
             config = read_config(student)
+            readable = _as_graph(_with_weights_of(student, config), student)
+            check_stage(context.stage, student, readable, input_specs(student))
         except NotHiFiGAN as reason:
             return StageOutcome(student, (Finding(f"left as it is: {reason}"),))
-        module = _with_weights_of(student, config)
+        except (VerificationError, RuntimeError, ValueError) as error:
+            # A relative of HiFi-GAN, such as one without tanh: a finding here, and not the end of a trained run.
+            return StageOutcome(student, (Finding(f"left as it is: HiFiGANStudent2D cannot say it ({error})"),))
         findings = (
             Finding(
                 f"now a HiFiGANStudent2D of {len(config.stages)} stages, hop length {config.hop_length}",
                 values={CONFIG: config.model_dump(mode="json")},
             ),
         )
-        return StageOutcome(_as_graph(module, student), findings)
+        return StageOutcome(readable, findings)
 
 
 def _with_weights_of(student: GraphModule, config: StudentConfig) -> HiFiGANStudent2D:
@@ -77,7 +84,8 @@ def _as_graph(module: HiFiGANStudent2D, student: GraphModule) -> GraphModule:
     if len(spec.shape) == 3:
         with traced.graph.inserting_after(after):
             image = traced.graph.call_function(torch.unsqueeze, (after, 1))
-        after.replace_all_uses_with(image, delete_user_cb=lambda user: user is not image)
+        for user in [user for user in after.users if user is not image]:
+            user.replace_input_with(after, image)
         (audio,) = output_nodes(traced)
         with traced.graph.inserting_before(_output(traced)):
             plain = traced.graph.call_function(torch.squeeze, (audio, 2))

@@ -58,7 +58,7 @@ class StudentConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_mels: int = 80
-    initial_channels: int = 430
+    initial_channels: int = 437
     conv_pre_kernel_size: int = 7
     conv_post_kernel_size: int = 7
     leaky_relu_slope: float = 0.1
@@ -135,7 +135,9 @@ class SubPixelUpsample2d(nn.Module):
 class ResidualUnit(nn.Module):
     """One dilated residual unit; ResBlock1 of HiFi-GAN has two convolutions a unit, ResBlock2 has one."""
 
-    def __init__(self, channels: int, hidden: int, block: ResBlockConfig, dilation: int, rank: int, slope: float) -> None:
+    def __init__(
+        self, channels: int, hidden: int, block: ResBlockConfig, dilation: int, rank: int, slope: float
+    ) -> None:
         super().__init__()
         self.slope = slope
         dilations = [dilation] + [1] * (block.convs_per_unit - 1)
@@ -171,14 +173,12 @@ class UpsampleStage(nn.Module):
         super().__init__()
         self.slope = slope
         self.fusion_divisor = stage.fusion_divisor
-        self.upsample = SubPixelUpsample2d(
-            in_channels, stage.channels, stage.upsample_rate, stage.upsample_kernel_size
-        )
+        self.upsample = SubPixelUpsample2d(in_channels, stage.channels, stage.upsample_rate, stage.upsample_kernel_size)
         self.branches = nn.ModuleList(_branch(stage, block, slope) for block in stage.resblocks)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.upsample(functional.leaky_relu(x, self.slope))
-        fused = self.branches[0](x)
+        fused: Tensor = self.branches[0](x)
         for branch in list(self.branches)[1:]:
             fused = fused + branch(x)
         return fused / self.fusion_divisor

@@ -52,7 +52,7 @@ def second_moments(student: GraphModule, layers: Iterable[str], samples: Sequenc
 
 
 def layer_positions(student: GraphModule, sample_rate: int | None) -> dict[str, int]:
-    """Return how often each layer's weights are applied, per second of output or for one probe where no rate is known."""
+    """Return how often each layer's weights are applied, per second of output, or for one probe without a rate."""
     counts: dict[str, int] = {}
 
     def counter(layer: str) -> Hook:

@@ -1,4 +1,4 @@
-"""Channels that can only be removed together, found by Torch-Pruning's dependency graph (DepGraph, arXiv 2301.12900)."""
+"""Channels that go together, found by Torch-Pruning's dependency graph (DepGraph, arXiv 2301.12900)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn.modules.conv import _ConvNd
 
-from compressor.graph_editing import input_specs
+from compressor.graph_editing import input_specs, module_of
 from compressor.teacher_loading import random_inputs
 
 TRACE_SIZE = 16
@@ -44,9 +44,7 @@ class ChannelGroups:
         self.names: dict[nn.Module, str] = {
             module: name for name, module in student.named_modules() if isinstance(module, _ConvNd | nn.Linear)
         }
-        example = tuple(
-            torch.from_numpy(array) for array in random_inputs(input_specs(student), TRACE_SIZE).values()
-        )
+        example = tuple(torch.from_numpy(array) for array in random_inputs(input_specs(student), TRACE_SIZE).values())
         for parameter in student.parameters():
             parameter.requires_grad_(True)
         with torch.enable_grad():
@@ -68,7 +66,8 @@ class ChannelGroups:
         return groups
 
     def _roles(self, pruned: Any) -> tuple[frozenset[str], frozenset[str]]:
-        makers, readers = set(), set()
+        makers: set[str] = set()
+        readers: set[str] = set()
         for dependency, _ in pruned:
             module = dependency.target.module
             if module not in self.names or _is_depthwise(module):
@@ -84,9 +83,9 @@ class ChannelGroups:
         seen = set(stack)
         while stack:
             for source in stack.pop().all_input_nodes:
-                module = self.student.get_submodule(str(source.target)) if source.op == "call_module" else None
-                if module in self.names:
-                    protected.append(module)  # type: ignore[arg-type]
+                module = module_of(self.student, source)
+                if module is not None and module in self.names:
+                    protected.append(module)
                 elif source not in seen:
                     seen.add(source)
                     stack.append(source)
@@ -123,7 +122,7 @@ class ChannelGroups:
         parameters = macs = 0.0
         for module in makes | reads:
             both = module in makes and module in reads and not _is_depthwise(module)
-            weight = prod(module.weight.shape) * share * (share if both else 1.0)  # type: ignore[union-attr,arg-type]
+            weight = prod(module.weight.shape) * share * (share if both else 1.0)  # type: ignore[arg-type]
             bias = module.bias.numel() if isinstance(module.bias, Tensor) else 0
             parameters += weight + bias * (share if module in makes else 1.0)
             macs += weight * positions.get(self.names[module], 0)

@@ -53,4 +53,5 @@ def interpolation(moments: Tensor, kept: list[int], dropped: list[int], ridge: f
     moments = moments.double()
     among_kept = moments[kept][:, kept]
     stabiliser = ridge * among_kept.diagonal().mean() * torch.eye(len(kept), dtype=torch.float64)
-    return torch.linalg.solve(among_kept + stabiliser, moments[kept][:, dropped]).T
+    solution: Tensor = torch.linalg.solve(among_kept + stabiliser, moments[kept][:, dropped])
+    return solution.T

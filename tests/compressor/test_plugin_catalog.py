@@ -60,7 +60,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     return put
 
 
-def offering(*classes: Any) -> object:  # noqa: ANN401 - wrong classes as well
+def offering(*classes: Any) -> object:
     class Plugin:
         @hookimpl
         def compressor_strategies(self) -> Sequence[Any]:
@@ -160,7 +160,7 @@ def test_a_hook_with_a_wrong_argument() -> None:
 def test_wrappers_are_refused(kind: str) -> None:
     class Plugin:
         @hookimpl(wrapper=kind == "wrapper", hookwrapper=kind == "hookwrapper")
-        def compressor_strategies(self) -> Any:  # noqa: ANN401 - a generator
+        def compressor_strategies(self) -> Any:
             return (yield)
 
     with pytest.raises(PluginError, match="'compressor_strategies' is a hook wrapper"):
@@ -168,7 +168,7 @@ def test_wrappers_are_refused(kind: str) -> None:
 
 
 class Unnamed(Strategy):
-    def apply(self, student: Any, context: StageContext) -> StageOutcome:  # noqa: ANN401
+    def apply(self, student: Any, context: StageContext) -> StageOutcome:
         raise NotImplementedError
 
 
@@ -204,7 +204,7 @@ def test_classes_that_break_the_contract(offer: object, message: str) -> None:
 def test_a_hook_that_returns_no_list() -> None:
     class Plugin:
         @hookimpl
-        def compressor_strategies(self) -> Any:  # noqa: ANN401
+        def compressor_strategies(self) -> Any:
             return Prune
 
     with pytest.raises(PluginError, match="compressor_strategies must return a list of classes"):

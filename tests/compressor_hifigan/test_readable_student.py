@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compressor.dataset import Dataset
+from compressor.graph_editing import copy_graph, input_specs, output_specs, parameter_count
+from compressor.strategy import StageContext, Strategy
+from compressor.teacher_loading import Teacher, load_teacher
+from compressor.verification import check_stage
+from compressor_conv.depthwise_separable import DepthwiseSeparableConv
+from compressor_conv.transposed import TransposedToStandardConv
+from compressor_conv.two_dimensional import Conv1dToConv2d
+from compressor_hifigan import HiFiGANStudent2D, ResBlockConfig, StudentConfig
+from compressor_hifigan.architecture import NotHiFiGAN, read_config
+from compressor_hifigan.mrf_simplification import MrfSimplification
+from compressor_hifigan.readable_student import CONFIG, ReadableHiFiGAN
+from compressor_prune.channel_importance import ChannelImportancePruning
+from tests.small_graphs import chain, traced
+from tests.tiny_vocoder import ResBlock1, TinyVocoder, mel, stage_context, tiny_vocoder, vocoder_onnx
+
+EXACT = (TransposedToStandardConv(), Conv1dToConv2d())
+
+
+def through(teacher: Teacher, strategies: Sequence[Strategy], context: StageContext) -> GraphModule:
+    student = copy_graph(teacher.graph)
+    for strategy in strategies:
+        student = strategy.apply(student, context).student
+    return student
+
+
+def read(student: GraphModule, context: StageContext) -> tuple[StudentConfig, GraphModule]:
+    """Return the configuration that the stage found and its graph, which is proven equal."""
+    outcome = ReadableHiFiGAN().apply(copy_graph(student), context)
+    assert CONFIG in outcome.findings[0].values, outcome.findings[0].message
+    check_stage("readable-hifigan", student, outcome.student, input_specs(student))
+    assert input_specs(outcome.student) == input_specs(student)
+    assert output_specs(outcome.student) == output_specs(student)
+    assert parameter_count(outcome.student) == parameter_count(student)
+    return StudentConfig.model_validate(outcome.findings[0].values[CONFIG]), outcome.student
+
+
+def test_the_architecture_of_a_dense_vocoder(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+    config = read_config(through(tiny_teacher, EXACT, tiny_context))
+    assert (config.n_mels, config.initial_channels, config.hop_length) == (8, 16, 8)
+    assert (config.conv_pre_kernel_size, config.conv_post_kernel_size) == (7, 7)
+    assert config.leaky_relu_slope == pytest.approx(0.1)
+    assert config.final_leaky_relu_slope == pytest.approx(0.01)
+    assert [(stage.channels, stage.upsample_rate, stage.upsample_kernel_size) for stage in config.stages] == [
+        (12, 4, 8),
+        (8, 2, 4),
+    ]
+    blocks = (ResBlockConfig(kernel_size=3, dilations=(1, 3)), ResBlockConfig(kernel_size=7, dilations=(1, 3)))
+    assert all(stage.resblocks == blocks and stage.rank == 0 for stage in config.stages)
+    assert [stage.fusion_divisor for stage in config.stages] == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [],
+        [DepthwiseSeparableConv(rank=1)],
+        [DepthwiseSeparableConv(rank=2)],
+        [DepthwiseSeparableConv(rank=2, min_channels=12), DepthwiseSeparableConv(rank=1)],
+        [MrfSimplification(drop_units=3)],
+        [MrfSimplification(drop_units=6), DepthwiseSeparableConv()],
+        [ChannelImportancePruning(pruning_ratio=0.5, round_to=2)],
+        [MrfSimplification(drop_units=2), DepthwiseSeparableConv(), ChannelImportancePruning(pruning_ratio=0.4, round_to=2)],
+    ],
+    ids=lambda strategies: "+".join(strategy.name for strategy in strategies) or "dense",
+)  # fmt: skip
+@pytest.mark.parametrize("input_shape", ["teacher", "image"])
+def test_the_module_equals_the_graph(
+    before: list[Strategy], input_shape: str, tiny_teacher: Teacher, tiny_context: StageContext
+) -> None:
+    exact = (TransposedToStandardConv(), Conv1dToConv2d.model_validate({"input_shape": input_shape}))
+    student = through(tiny_teacher, (*before, *exact), tiny_context)
+    config, readable = read(student, tiny_context)
+    model = HiFiGANStudent2D(config).eval()
+    # The graph's weights have the module's own names.
+    model.load_state_dict(readable.state_dict())
+    value = torch.from_numpy(mel(20, 4))[:, None]
+    with torch.no_grad():
+        wanted = student(value if input_shape == "image" else value[:, 0])
+        torch.testing.assert_close(model(value).reshape(-1), wanted.reshape(-1), atol=1e-5, rtol=1e-4)
+
+
+def test_one_convolution_a_unit(tiny_teacher_2: Teacher, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    context = stage_context(tiny_teacher_2, tiny_dataset, tmp_path)
+    config, _ = read(through(tiny_teacher_2, (DepthwiseSeparableConv(), *EXACT), context), context)
+    assert {block.convs_per_unit for stage in config.stages for block in stage.resblocks} == {1}
+
+
+def test_a_graph_read_once_is_read_again(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+    config, readable = read(through(tiny_teacher, EXACT, tiny_context), tiny_context)
+    assert ReadableHiFiGAN().apply(copy_graph(readable), tiny_context).findings[0].message.startswith("left as it is")
+    assert config.stages
+
+
+@pytest.mark.parametrize("upsampling", [((5, 11), (2, 4)), ((4, 8), (3, 7)), ((3, 3), (2, 2)), ((4, 12), (2, 8))])
+def test_other_up_sampling_is_read_right_or_left(
+    upsampling: tuple[tuple[int, int], ...], tmp_path: Path, tiny_dataset: Dataset
+) -> None:
+    path = tmp_path / "teacher.onnx"
+    path.write_bytes(vocoder_onnx(tiny_vocoder("1", upsampling)))
+    teacher = load_teacher(path)
+    context = stage_context(teacher, tiny_dataset, tmp_path)
+    student = through(teacher, EXACT, context)
+    outcome = ReadableHiFiGAN().apply(copy_graph(student), context)
+    check_stage("readable-hifigan", student, outcome.student, input_specs(student))
+
+
+class Relative(TinyVocoder):
+    """A vocoder with one more convolution, or just quieter."""
+
+    def __init__(self, extra: bool) -> None:
+        super().__init__(ResBlock1)
+        self.extra = nn.Conv1d(1, 1, 3, padding=1) if extra else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.extra(super().forward(x)) / 1.5  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("extra", [False, True])
+def test_relatives_of_hifigan_are_left(extra: bool, tmp_path: Path, tiny_dataset: Dataset) -> None:
+    path = tmp_path / "teacher.onnx"
+    path.write_bytes(vocoder_onnx(Relative(extra)))
+    teacher = load_teacher(path)
+    context = stage_context(teacher, tiny_dataset, tmp_path)
+    student = through(teacher, EXACT, context)
+    outcome = ReadableHiFiGAN().apply(copy_graph(student), context)
+    assert outcome.findings[0].message.startswith("left as it is: HiFiGANStudent2D cannot say it (")
+    check_stage("readable-hifigan", student, outcome.student, input_specs(student))
+
+
+def test_the_graph_needs_its_exact_stages_first(tiny_teacher: Teacher) -> None:
+    with pytest.raises(NotHiFiGAN, match="run transposed-to-standard-conv and conv1d-to-conv2d first"):
+        read_config(tiny_teacher.graph)
+
+
+class Lines(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+@pytest.mark.parametrize(
+    ("graph", "reason"),
+    [
+        (traced(chain(nn.Conv2d(2, 2, 1)), (1, 2, 1, "time")), "it has no multi-receptive-field fusion"),
+        (traced(Lines(), (1, 2, "time"), (1, 2, "time")), "it has more than one input or output"),
+    ],
+    ids=["no fusion", "two inputs"],
+)
+def test_anything_else_is_left_and_told_why(graph: GraphModule, reason: str, tiny_context: StageContext) -> None:
+    outcome = ReadableHiFiGAN().apply(graph, tiny_context)
+    assert outcome.findings[0].message == f"left as it is: {reason}"
+    assert outcome.student is graph
+
+
+def test_mixed_ranks_in_one_stage_are_left(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+    mixed = (DepthwiseSeparableConv(rank=1, targets=("resblocks/0/*",)), *EXACT)
+    outcome = ReadableHiFiGAN().apply(through(tiny_teacher, mixed, tiny_context), tiny_context)
+    assert outcome.findings[0].message == "left as it is: the convolutions before 'div' have different ranks"

@@ -1,0 +1,155 @@
+"""What the documentation names exists: commands, options, snippets, recipes, plugins, links; the reference is current."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+import compressor
+from compressor.cli import main
+from compressor.plan_loading import load_plan
+from compressor.plugin_catalog import load_catalog
+from scripts.make_reference import pages
+from tests.tiny_vocoder import tiny_vocoder, vocoder_onnx
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    (ROOT / "docs").rglob("*.md")
+)
+OWN_PACKAGES = ("compressor", "compressor_hifigan")
+FENCE = re.compile(r"(?P<mark><!-- run this -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\((?P<path>[^)#\s]*)(?:#(?P<heading>[^)\s]*))?\)")
+MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|tmp|root|home|Users)\b|[A-Z]:\\")
+
+
+@dataclass(frozen=True)
+class Snippet:
+    document: Path
+    language: str
+    code: str
+    to_run: bool
+
+    def __str__(self) -> str:
+        return f"{self.document.relative_to(ROOT)}: {self.code.splitlines()[0][:50]}"
+
+
+def snippets(language: str) -> list[Snippet]:
+    return [
+        Snippet(document, found["language"], found["code"], bool(found["mark"]))
+        for document in DOCUMENTS
+        for found in FENCE.finditer(document.read_text(encoding="utf-8"))
+        if found["language"] == language
+    ]
+
+
+def commands() -> Iterator[list[str]]:
+    for snippet in [*snippets("sh"), *snippets("text")]:
+        for line in snippet.code.splitlines():
+            for command in line.split(" && "):
+                # Two spaces open the remark that stands beside a command in its help.
+                yield shlex.split(re.split(r"\s{2,}", command.strip())[0], comments=True)
+
+
+COMPRESS = [words[1:] for words in commands() if words and words[0].rpartition("/")[2] == "compress"]
+
+
+def test_there_is_something_to_test() -> None:
+    assert len(COMPRESS) > 20
+    assert all(snippets(language) for language in ("sh", "python", "yaml", "toml"))
+
+
+@pytest.mark.parametrize("arguments", COMPRESS, ids=" ".join)
+def test_commands_and_their_options_exist(arguments: list[str]) -> None:
+    name, *rest = arguments[: arguments.index(">")] if ">" in arguments else arguments
+    main.commands[name].make_context(name, rest)
+
+
+def test_named_files_exist() -> None:
+    named = {word for words in commands() for word in words if word.startswith(("recipes/", "scripts/", "docs/"))}
+    assert named
+    assert [word for word in named if not (ROOT / word).exists()] == []
+
+
+def test_named_extras_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {extra for words in commands() for word in words if word[:2] == ".[" for extra in word[2:-1].split(",")}
+    assert {"demo", "pesq", "dev"} <= named <= set(project["optional-dependencies"])
+
+
+@pytest.mark.parametrize("snippet", snippets("python"), ids=str)
+def test_python_snippets_name_what_exists(snippet: Snippet) -> None:
+    for node in ast.walk(ast.parse(snippet.code)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in OWN_PACKAGES:
+            module = importlib.import_module(str(node.module))
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "compressor":
+            assert node.attr in compressor.__all__
+
+
+def test_marked_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_model.onnx").write_bytes(vocoder_onnx(tiny_vocoder("1")))
+    (snippet,) = (snippet for snippet in snippets("python") if snippet.to_run)
+    exec(compile(snippet.code, str(snippet), "exec"), {})  # noqa: S102 - the project's own documentation
+    assert Path("runs/in_code/student.onnx").is_file()
+
+
+@pytest.mark.parametrize("snippet", snippets("yaml"), ids=str)
+def test_recipes_and_their_parts_are_valid(snippet: Snippet, tmp_path: Path) -> None:
+    content = yaml.safe_load(snippet.code)
+    recipe = content if isinstance(content, dict) else {"data": "piper-speech", "stages": content}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"teacher": "teacher.onnx", **recipe}), encoding="utf-8")
+    assert load_plan(path).stages
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_recipes_open_with_the_command_that_runs_them(path: Path) -> None:
+    assert f"compress run recipes/{path.name}" in path.read_text(encoding="utf-8").partition("\nteacher:")[0]
+    assert load_plan(path).stages
+
+
+@pytest.mark.parametrize("snippet", snippets("toml"), ids=str)
+def test_toml_snippets_are_toml(snippet: Snippet) -> None:
+    assert tomllib.loads(snippet.code)
+
+
+def test_the_reference_is_current() -> None:
+    written = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "reference").glob("*.md")}
+    assert written == pages(load_catalog()), "run: python scripts/make_reference.py docs/reference"
+
+
+def test_the_reference_has_everything_on_offer() -> None:
+    catalog = load_catalog()
+    for kind, classes in catalog.by_kind().items():
+        text = (ROOT / "docs" / "reference" / f"{kind.replace('_', '-')}.md").read_text(encoding="utf-8")
+        own = {name for name in classes if catalog.origins[kind, name].distribution == "onnx-student-compressor"}
+        assert own
+        assert {name for name in own if f"## `{name}`" not in text} == set()
+
+
+def anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in LINK.finditer(document.read_text(encoding="utf-8")):
+        target = (document.parent / link["path"]).resolve() if link["path"] else document
+        assert target.exists(), f"{link['path']} does not exist"
+        assert link["heading"] is None or link["heading"] in anchors(target), f"no heading #{link['heading']}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_path_of_one_machine(document: Path) -> None:
+    assert MACHINE_PATH.findall(document.read_text(encoding="utf-8")) == []
