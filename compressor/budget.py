@@ -25,13 +25,26 @@ WASTE = 0.01
 """Share of a limit that a choice may leave unused without being corrected."""
 
 MARGIN = 0.0005
-"""By how much limits are tightened, as a share, each time a choice still misses them."""
+"""By how much more is to be saved, as a share of the limit, each time a choice still misses it."""
 
 
 def limit_values(limits: Mapping[str, Limit], teacher: Sequence[Measurement]) -> dict[str, float]:
-    """Return each limit as a number in its metric's unit."""
-    known = {measurement.metric: measurement.value for measurement in teacher}
-    return {name: limit.value(float(known[name] or 0.0)) for name, limit in limits.items()}
+    """Return each limit as a number in its metric's unit.
+
+    Raises:
+        BudgetError: a limited metric is no cost, or cannot be measured on this teacher.
+    """
+    known = {measurement.metric: measurement for measurement in teacher}
+    return {name: limit.value(_cost(name, known.get(name))) for name, limit in limits.items()}
+
+
+def _cost(name: str, measurement: Measurement | None) -> float:
+    if measurement is None or measurement.value is None:
+        reason = measurement.note if measurement else "it needs data whose outputs are a signal of known sample rate"
+        raise BudgetError(f"the budget limits '{name}', which cannot be measured here: {reason}")
+    if measurement.better == "higher":
+        raise BudgetError(f"the budget limits '{name}', which is better when it is higher; limit a cost instead")
+    return measurement.value
 
 
 def costs(measurements: Sequence[Measurement], limits: Mapping[str, float]) -> dict[str, float]:
@@ -68,8 +81,8 @@ def solve(
     """Choose what a stage does so that the student meets the limits at the end of the recipe.
 
     Candidates say what they save in the student as it is; later stages and layers that share channels change that. So
-    each choice is rehearsed to the end of the recipe, and what the rehearsal costs beyond the prediction moves the
-    limits that the allocation is handed, until the rehearsed student keeps the real ones and wastes little.
+    each choice is rehearsed to the end of the recipe, and what the rehearsal costs beyond the prediction is added to
+    the costs that the allocation is handed, until the rehearsed student keeps the limits and wastes little.
 
     Raises:
         BudgetError: no choice does.
@@ -88,8 +101,13 @@ def solve(
             if not choices or any(final[name] >= (1 - WASTE) * limits[name] for name in limits):
                 break
         margin = 0.0 if meets else MARGIN * attempt
-        aims = {name: limits[name] * (1 - margin) - (final[name] - predicted[name]) for name in limits}
-        following = allocate(candidates, now, aims)
+        ahead = {name: now[name] + final[name] - predicted[name] + margin * limits[name] for name in limits}
+        try:
+            following = allocate(candidates, ahead, limits)
+        except BudgetError:
+            if best is None:
+                raise
+            break
         if following == choices and meets:
             break
         choices = following

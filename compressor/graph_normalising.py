@@ -41,13 +41,17 @@ def _scalar_constants(graph: GraphModule) -> dict[Node, float]:
     """Return the nodes that hand out one float, such as a scale or a divisor."""
     scalars: dict[Node, float] = {}
     for node in graph.graph.nodes:
-        module = module_of(graph, node)
-        value = getattr(module, "value", None)
-        if module is None or node.args or not isinstance(value, Tensor) or value.dim():
-            continue
-        if value.is_floating_point():
+        value = _constant(graph, node)
+        if isinstance(value, Tensor) and value.dim() == 0 and value.is_floating_point():
             scalars[node] = float(value)
     return scalars
+
+
+def _constant(graph: GraphModule, node: Node) -> object:
+    """Return what a node without inputs hands out: an initializer, or the value of an ONNX `Constant`."""
+    if node.op == "get_attr":
+        return operator.attrgetter(str(node.target))(graph)
+    return None if node.args else getattr(module_of(graph, node), "value", None)
 
 
 def _arithmetic(module: nn.Module | None) -> Callable[[Any, Any], Any] | None:

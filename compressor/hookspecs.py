@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 PROJECT_NAME = "compressor"
 
+Converter = Callable[[Any, Any], Any]
+"""Takes onnx2torch's node and graph, returns its `OperationConverterResult`."""
+
+Converters = Mapping[tuple[str, int], Converter]
+"""Converters by ONNX operator type and the opset version that the operator's definition stems from."""
+
 hookspec = pluggy.HookspecMarker(PROJECT_NAME)
 hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
 
@@ -51,7 +57,7 @@ def compressor_data_sources() -> Sequence[type[DataSource]]:
 
 
 @hookspec
-def compressor_onnx_converters() -> Mapping[tuple[str, int], Callable[[Any, Any], Any]]:
+def compressor_onnx_converters() -> Converters:
     """Return converters for ONNX operators that onnx2torch lacks, by operator type and opset version."""
     raise NotImplementedError
 

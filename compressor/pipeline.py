@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from compressor.artifacts import write_report, write_student
 from compressor.budget import judge, limit_values
 from compressor.data_source import DataContext
 from compressor.dataset import Dataset
-from compressor.errors import DataError
+from compressor.errors import CompressorError, DataError
 from compressor.graph_editing import copy_graph
 from compressor.listening import listening_samples
 from compressor.measuring import MeasuredModel, measure
@@ -32,6 +35,11 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
 
+def default_cache_dir() -> Path:
+    """Return the user's cache folder for this tool (XDG base directory specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnx-student-compressor"
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """What belongs to one run and not to the recipe."""
@@ -40,7 +48,8 @@ class RunSettings:
     name: str = "student"
     device: str = "cpu"
     resume: bool = False
-    cache_dir: Path = Path.home() / ".cache" / "onnx-student-compressor"
+    cache_dir: Path = field(default_factory=default_cache_dir)
+    """Where data sources keep what is costly to make."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +79,8 @@ def run(
     """
     begun = time.monotonic()
     telling = reporter or SilentReporter()
-    teacher = load_teacher(plan.recipe.teacher)
+    check_device(settings.device)
+    teacher = load_teacher(plan.recipe.teacher, plan.converters)
     folder = RunFolder(settings.out, _identity(plan, teacher), resume=settings.resume)
     bench, measured = prepare(plan, teacher, settings, telling)
     line = StageLine(plan, bench, announce)
@@ -91,6 +101,26 @@ def run(
         write_report(folder, report)
         folder.finish()
     return RunResult(report, line.student, settings.out)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not know or that this machine does not have.
+
+    Raises:
+        CompressorError: names what there is.
+    """
+    there = [
+        "cpu",
+        *(["cuda"] if torch.cuda.is_available() else []),
+        *(["mps"] if torch.backends.mps.is_available() else []),
+    ]
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise CompressorError(f"--device {device}: no such device; this machine has {', '.join(there)}") from error
+    beyond = found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()
+    if found.type not in there or beyond:
+        raise CompressorError(f"--device {device}: not on this machine, which has {', '.join(there)}")
 
 
 def _first_training(plan: Plan) -> int:
@@ -161,7 +191,9 @@ def _load_data(plan: Plan, teacher: Teacher, settings: RunSettings, reporter: Re
 
 
 def _check_lengths(teacher: Teacher, data: Dataset) -> None:
-    """Refuse data whose references are not as long as what the teacher puts out for them."""
+    """Refuse data whose references are not as long as what the teacher puts out for them, or that validate nothing."""
+    if not data.validation:
+        raise DataError(f"the data has no validation samples ({data.description}): use more of it")
     sample = min(data.validation, key=lambda sample: next(iter(sample.inputs.values())).size)
     if sample.reference is None:
         return

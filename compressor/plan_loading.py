@@ -42,7 +42,8 @@ def load_plan(
     document = read_recipe(recipe, changes)
     if data is not None:
         source = _folder_source(installed, data, document.recipe.data)
-        document = read_recipe(recipe, [*changes, f"data={json.dumps(source)}"])
+        # First the folder, then what `overrides` say of the data, which would otherwise be replaced.
+        document = read_recipe(recipe, [f"data={json.dumps(source)}", *changes])
     return plan(document, installed)
 
 

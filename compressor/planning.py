@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from compressor.data_source import DataSource
+from compressor.hookspecs import Converters
 from compressor.metric import Metric
 from compressor.named_options import build, find
 from compressor.plugin_catalog import Catalog
@@ -42,6 +43,8 @@ class Plan:
     metrics: tuple[Metric, ...]
     limits: Mapping[str, Limit]
     """The budget, by metric; each of these metrics is among `metrics`."""
+    converters: Converters = field(default_factory=dict)
+    """ONNX operators that plugins convert, for loading the teacher."""
 
 
 def plan(source: RecipeDocument | Recipe, catalog: Catalog) -> Plan:
@@ -54,7 +57,8 @@ def plan(source: RecipeDocument | Recipe, catalog: Catalog) -> Plan:
     planner = _Planner(recipe, catalog, ProblemCollector(places))
     stages, data, metrics = planner.stages(), planner.data(), planner.metrics()
     planner.problems.raise_any()
-    return Plan(recipe, stages, data, metrics, MappingProxyType(dict(recipe.budget)))
+    limits = MappingProxyType(dict(recipe.budget))
+    return Plan(recipe, stages, data, metrics, limits, catalog.converters)
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,11 @@ from compressor import hookspecs
 from compressor.catalog_rules import check_class, check_hooks, check_unmarked
 from compressor.data_source import DataSource
 from compressor.errors import PluginError
+from compressor.hookspecs import Converter
 from compressor.loss import Loss
 from compressor.metric import Metric
 from compressor.report import StageRecord
 from compressor.strategy import Strategy
-
-Converter = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from onnx2torch.node_converters.registry import get_converter
 from compressor.errors import TeacherError
 from compressor.graph_editing import placeholders, run_graph
 from compressor.graph_normalising import normalise
+from compressor.hookspecs import Converters
+from compressor.onnx_converters import additional_converters
 from compressor.package_files import resolve_package_path
 from compressor.tensor_spec import TensorSpec
 
@@ -56,8 +59,10 @@ class Teacher:
         return hashlib.sha256(self.content).hexdigest()
 
 
-def load_teacher(source: str | Path) -> Teacher:
+def load_teacher(source: str | Path, converters: Converters = MappingProxyType({})) -> Teacher:
     """Load an ONNX file, or `package://IMPORT_NAME/PATH`, and compare it with onnxruntime.
+
+    `converters` are for operators that onnx2torch lacks; plugins offer them, see `Catalog.converters`.
 
     Raises:
         TeacherError: no such file, not an ONNX model, operators without a torch form, or other numbers than
@@ -65,8 +70,9 @@ def load_teacher(source: str | Path) -> Teacher:
     """
     content = _read(source)
     model = _parse(str(source), content)
-    _refuse_unsupported(str(source), model)
-    graph = _convert(str(source), model)
+    with additional_converters(converters):
+        _refuse_unsupported(str(source), model)
+        graph = _convert(str(source), model)
     inputs, outputs = _specs(model.graph, initial=True), _specs(model.graph, initial=False)
     _attach_specs(graph, inputs, outputs)
     _tie_shared_weights(graph, model)

@@ -59,7 +59,9 @@ class ResBlock2(nn.Module):
 class TinyVocoder(nn.Module):
     """Log-mel (batch, 8, frames) -> audio (batch, 1, 8 * frames); the forward is that of jik876/hifi-gan."""
 
-    def __init__(self, block: type[ResBlock1 | ResBlock2], upsampling: Sequence[tuple[int, int]] = ((4, 8), (2, 4))):
+    def __init__(
+        self, block: type[ResBlock1 | ResBlock2], upsampling: Sequence[tuple[int, int]] = ((4, 8), (2, 4))
+    ) -> None:
         super().__init__()
         self.conv_pre = nn.Conv1d(MELS, WIDTHS[0], 7, padding=3)
         self.ups = nn.ModuleList(

@@ -25,7 +25,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 @click.version_option(package_name="onnx-student-compressor", prog_name="compress")
 @click.pass_context
 def main(context: click.Context) -> None:
-    r"""Compress an ONNX model into a smaller, faster student that drops into its place.
+    """Compress an ONNX model into a smaller, faster student that drops into its place.
 
     \b
     Examples:
@@ -56,7 +56,7 @@ def run(
     device: str,
     resume: bool,
 ) -> None:
-    r"""Run RECIPE: compress, distil, check and report.
+    """Run RECIPE: compress, distil, check and report.
 
     An interrupted run goes on where it stopped when the same command is given again.
 
@@ -77,7 +77,7 @@ def run(
 @DATA
 @SET
 def plan(recipe: Path, teacher: str | None, data: str | None, overrides: tuple[str, ...]) -> None:
-    r"""Say what RECIPE would do, without training and without writing a run folder.
+    """Say what RECIPE would do, without training and without writing a run folder.
 
     Everything is validated; the structural stages are carried out in memory, so that the figures are real.
 
@@ -94,7 +94,7 @@ def plan(recipe: Path, teacher: str | None, data: str | None, overrides: tuple[s
 @click.argument("teacher", metavar="TEACHER.onnx")
 @AS_JSON
 def inspect(teacher: str, as_json: bool) -> None:
-    r"""Analyse TEACHER.onnx: inputs, opset, operators, layers with parameters and MACs.
+    """Analyse TEACHER.onnx: inputs, opset, operators, layers with parameters and MACs.
 
     \b
     Examples:
@@ -117,7 +117,7 @@ def plugins(as_json: bool) -> None:
 
 @main.command()
 def schema() -> None:
-    r"""Print the JSON Schema of recipes, for editors and checkers.
+    """Print the JSON Schema of recipes, for editors and checkers.
 
     \b
     Example:
@@ -138,7 +138,7 @@ def schema() -> None:
     "--recipe", type=click.Path(path_type=Path), help="Recipe with the mel analysis; the run's own if left out."
 )
 def synth(student: Path, recording: Path, output: Path, recipe: Path | None) -> None:
-    r"""Speak IN.wav through STUDENT.onnx (copy synthesis), to listen.
+    """Speak IN.wav through STUDENT.onnx (copy synthesis), to listen.
 
     \b
     Example:

@@ -12,13 +12,14 @@ from compressor.figures import in_words, share_in_words
 from compressor.graph_editing import parameter_count
 from compressor.layer_costs import layer_costs
 from compressor.measuring import PROBE_SIZE
+from compressor.plugin_catalog import load_catalog
 from compressor.teacher_loading import Teacher, load_teacher
 from compressor.tensor_spec import TensorSpec
 
 
 def show_teacher(source: str, *, as_json: bool) -> None:
     """Print the analysis of a teacher."""
-    teacher = load_teacher(source)
+    teacher = load_teacher(source, load_catalog().converters)
     if as_json:
         click.echo(json.dumps(_analysis(teacher), indent=2))
     else:

@@ -27,7 +27,9 @@ def show_plan(recipe: Path, teacher: str | None, data: str | None, overrides: Se
     skipped = [stage.label for stage in planned.stages if stage.strategy.trains]
     with tempfile.TemporaryDirectory() as nowhere:
         settings = RunSettings(out=Path(nowhere) / "run", name=recipe.stem)
-        bench, measured = prepare(structural, load_teacher(planned.recipe.teacher), settings, ConsoleReporter())
+        bench, measured = prepare(
+            structural, load_teacher(planned.recipe.teacher, planned.converters), settings, ConsoleReporter()
+        )
         line = StageLine(structural, bench, lambda _: None)
         line.run_to(len(structural.stages), None)
     _print_layers("teacher", layer_costs(bench.teacher.graph))

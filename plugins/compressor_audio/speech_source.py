@@ -16,7 +16,7 @@ from compressor_audio.speech_samples import check_audible, content_hash, mel_inp
 if TYPE_CHECKING:
     from compressor.tensor_spec import TensorSpec
 
-Speed = Annotated[float, Field(ge=0.5, le=2.0)]
+Speed = Annotated[float, Field(ge=0.5, le=3.0)]
 
 
 class SpeechSource(DataSource, ABC):

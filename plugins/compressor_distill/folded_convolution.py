@@ -21,9 +21,9 @@ class FoldedConv2d(nn.Conv2d):
     """A dilated depthwise convolution along the width; equal to `nn.Conv2d`, whose weights it keeps."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class's name
-        batch, channels, _, time = input.shape
+        batch, channels, height, time = input.shape
         step = self.dilation[1]
-        if time % step:
+        if height != 1 or time % step:
             return super().forward(input)
         folded = input.reshape(batch, channels, time // step, step)
         padding = (int(self.padding[1]) // step, 0)
@@ -37,10 +37,11 @@ def can_fold(module: nn.Module) -> bool:
         type(module) is nn.Conv2d
         and module.groups == module.in_channels == module.out_channels > 1
         and module.kernel_size[0] == 1
-        and module.kernel_size[1] > 1
         and module.stride == (1, 1)
-        and not isinstance(module.padding, str)
-        and 2 * module.padding[1] == module.dilation[1] * (module.kernel_size[1] - 1)
+        and module.padding_mode == "zeros"
+        and module.kernel_size[1] > 1
+        and module.kernel_size[1] % 2 == 1
+        and module.padding == (0, module.dilation[1] * (module.kernel_size[1] // 2))
     )
 
 

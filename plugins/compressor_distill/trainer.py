@@ -68,6 +68,7 @@ class Trainer:
         self.best: dict[str, Tensor] = {}
         self.notes: list[Finding] = []
         self.segment = options.segment
+        self.between_steps = True
         self.bf16 = options.precision == "bf16" or (options.precision == "auto" and computes_bf16(self.device))
 
     def train(self) -> StageOutcome:
@@ -140,17 +141,16 @@ class Trainer:
                 while (done := schedule.done(progress.step, progress.seconds)) < 1.0:
                     for group in optimiser.param_groups:
                         group["lr"] = schedule.rate(progress.step, done)
+                    self._validate_if_due(label)
                     self.log.add(self._step(label, phase, optimiser))
-                    progress.step += 1
                     progress.seconds = spent + time.monotonic() - begun
                     task.advance(1, self.log.text())
-                    if progress.step % self.options.validate_every == 0 and progress.step < phase.steps:
-                        self._validate(label)
                     if time.monotonic() - saved_at >= self.options.checkpoint_seconds:
                         self._save(optimiser)
                         saved_at = time.monotonic()
             except KeyboardInterrupt:
-                self._save(optimiser)
+                if self.between_steps:
+                    self._save(optimiser)
                 raise
         self._validate(label)
         if progress.step < phase.steps:
@@ -169,7 +169,10 @@ class Trainer:
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.options.gradient_clip)
+        self.between_steps = False
         optimiser.step()
+        self.progress.step += 1
+        self.between_steps = True
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def _losses(self, batch: Batch, *, given: bool, feature_weight: float) -> dict[str, Tensor]:
@@ -182,6 +185,12 @@ class Trainer:
             distances = [_relative_l1(self.runner.found[point].float(), batch.features[point]) for point in self.points]
             losses["features"] = feature_weight * torch.stack(distances).sum()
         return losses
+
+    def _validate_if_due(self, label: str) -> None:
+        """Validate before the next step, and not after the last, so that an interruption between them loses nothing."""
+        step, last = self.progress.step, self.log.curve[-1]
+        if step and step % self.options.validate_every == 0 and (last.phase, last.step) != (label, step):
+            self._validate(label)
 
     def _validate(self, label: str) -> None:
         found = self.validation.losses(self.student)

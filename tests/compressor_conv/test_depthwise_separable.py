@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
+from compressor_conv.depthwise_separable import DepthwiseSeparableConv, separable
+from compressor_prune.channel_importance import ChannelImportancePruning
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -11,8 +15,6 @@ from compressor.errors import SelectionError
 from compressor.graph_editing import copy_graph, module_nodes, parameter_count
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
-from compressor_conv.depthwise_separable import DepthwiseSeparableConv, separable
-from compressor_prune.channel_importance import ChannelImportancePruning
 from tests.small_graphs import chain, inputs_of, traced
 
 Conv = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
@@ -85,7 +87,7 @@ def test_more_terms_are_nearer_to_the_weights(conv: Conv) -> None:
         return float((sum(flat) - weight.flatten(2)).norm().detach())
 
     errors = [error(rank) for rank in range(1, conv.weight[0, 0].numel() + 1)]
-    assert all(later <= earlier + 1e-5 for earlier, later in zip(errors[:-1], errors[1:], strict=True))
+    assert all(later <= earlier + 1e-5 for earlier, later in pairwise(errors))
     # Eckart and Young: nothing of that rank is nearer.
     lost = 1 - numpy_energy(conv, 1)
     assert errors[0] ** 2 == pytest.approx(lost * float(conv.weight.detach().square().sum()), rel=1e-3, abs=1e-6)
@@ -128,12 +130,13 @@ def test_layers_where_it_would_save_nothing_stay_dense(tiny_teacher: Teacher, ti
 
 
 def test_grouped_and_short_layers_stay_as_they_are(tiny_context: StageContext) -> None:
-    model = chain(nn.Conv1d(8, 8, 5, groups=2), nn.Conv1d(8, 8, 2), nn.Conv1d(8, 8, 5, padding="same"))
+    dense = nn.Conv1d(8, 8, 5, padding="same")
+    model = chain(nn.Conv1d(8, 8, 5, groups=2), nn.Conv1d(8, 8, 2), dense)
     outcome = DepthwiseSeparableConv(keep_ends=False).apply(traced(model, (1, 8, "time")), tiny_context)
     assert [finding.message.split(" (")[0] for finding in outcome.findings] == [
         "left dense: it is grouped already",
         "left dense: 2 taps would cost 80 weights",
-        f"rank 1 keeps {numpy_energy(model[2], 1):.0%} of the filters' energy, 320 to 104 weights",  # type: ignore[arg-type]
+        f"rank 1 keeps {numpy_energy(dense, 1):.0%} of the filters' energy, 320 to 104 weights",
     ]
 
 
@@ -154,7 +157,7 @@ def test_the_ends_are_left_unless_asked_for(
 def test_transposed_convolutions_when_asked_for(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
     outcome = DepthwiseSeparableConv(transposed=True).apply(copy_graph(tiny_teacher.graph), tiny_context)
     transposed = [module for _, module in module_nodes(outcome.student, nn.ConvTranspose1d)]
-    assert [module.groups for module in transposed] == [16, 12]  # type: ignore[union-attr]
+    assert [module.groups for module in transposed] == [16, 12]
     assert outcome.student(torch.zeros(1, 8, 10)).shape == (1, 1, 80)
 
 

@@ -21,6 +21,9 @@ ONE_DIMENSIONAL = (nn.Conv1d, nn.ConvTranspose1d)
 class Reshaping(nn.Module):
     """Things that a four-dimensional tensor cannot be carried through."""
 
+    shift: Tensor
+    gain: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv1d(4, 6, 3, padding=1)
@@ -33,7 +36,8 @@ class Reshaping(nn.Module):
         y = self.second(torch.relu(self.first(x)))
         y = torch.tanh(y) + self.shift
         y = y.transpose(1, 2).reshape(y.shape[0], -1, 4).transpose(1, 2)
-        return self.third(y * self.gain.mean()) + x
+        made: Tensor = self.third(y * self.gain.mean())
+        return made + x
 
 
 class Branches(nn.Module):

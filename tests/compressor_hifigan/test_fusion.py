@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from torch import Tensor, nn
-
-from compressor.graph_editing import copy_graph
-from compressor.strategy import StageContext
-from compressor.teacher_loading import Teacher
 from compressor_conv.depthwise_separable import DepthwiseSeparableConv
 from compressor_conv.transposed import TransposedToStandardConv
 from compressor_conv.two_dimensional import Conv1dToConv2d
 from compressor_hifigan.fusion import Fusion, find_fusions
+from torch import Tensor, nn
+
+from compressor.graph_editing import copy_graph
+from compressor.onnx_export import export_onnx
+from compressor.strategy import StageContext
+from compressor.teacher_loading import Teacher, load_teacher
 from tests.small_graphs import chain, traced
 
 
@@ -54,6 +57,14 @@ def test_fusions_are_found_after_other_stages(tiny_teacher: Teacher, tiny_contex
     assert str(first.source.target) == "ups/0/ConvTranspose_interleave"
 
 
+def test_a_simplified_file_has_the_same_fusions(tiny_teacher: Teacher, tmp_path: Path) -> None:
+    # Writing simplifies: constants become initializers.
+    path = tmp_path / "simplified.onnx"
+    path.write_bytes(export_onnx(tiny_teacher.graph))
+    first, second = find_fusions(load_teacher(path).graph)
+    assert [[len(branch) for branch in fusion.branches] for fusion in (first, second)] == [[2, 2], [2, 2]]
+
+
 class Scaled(nn.Module):
     """Three branches that are multiplied instead of divided, of which one is the input itself."""
 
@@ -65,7 +76,8 @@ class Scaled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.tanh(x)
-        return ((x + self.first(x)) + x + (self.second(x) + x)) * self.factor
+        total: Tensor = (x + self.first(x)) + x + (self.second(x) + x)
+        return total * self.factor
 
 
 def test_a_branch_may_be_its_input_and_the_scale_a_factor() -> None:

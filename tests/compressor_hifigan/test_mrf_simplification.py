@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compressor_hifigan.fusion import find_fusions
+from compressor_hifigan.mrf_simplification import MrfSimplification
 from torch import Tensor, nn
 
 from compressor.dataset import Dataset
 from compressor.graph_editing import copy_graph, module_nodes, parameter_count
 from compressor.strategy import StageContext, StageOutcome
 from compressor.teacher_loading import Teacher
-from compressor_hifigan.fusion import find_fusions
-from compressor_hifigan.mrf_simplification import MrfSimplification
 from tests.small_graphs import chain, traced
 from tests.tiny_vocoder import ResBlock1, TinyVocoder, mel, stage_context, tiny_vocoder
 

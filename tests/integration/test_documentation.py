@@ -1,4 +1,4 @@
-"""What the documentation names exists: commands, options, snippets, recipes, plugins, links; the reference is current."""
+"""What the documentation names exists: commands, options, snippets, recipes, links; the reference is current."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -12,6 +13,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from compressor.errors import RecipeError
+from compressor.plan_loading import load_plan
+from compressor.plugin_catalog import load_catalog
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "plugins" / "example"
@@ -71,6 +76,10 @@ def test_its_own_tests_pass(installed: dict[str, str], tmp_path: Path) -> None:
     assert "passed" in run(*command, environment=installed, cwd=tmp_path)
 
 
-def test_the_project_itself_does_not_offer_it() -> None:
-    listed = json.loads(run("-c", COMPRESS, "plugins", "--json"))
-    assert "weight-rounding" not in {entry["name"] for entry in listed["plugins"]}
+def test_its_recipe_is_valid_with_the_plugin_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RecipeError, match="there is no 'weight-rounding'"):
+        load_plan(EXAMPLE / "recipe.yaml")
+    monkeypatch.syspath_prepend(EXAMPLE)
+    catalog = load_catalog([importlib.import_module("compressor_example.plugin")])
+    plan = load_plan(EXAMPLE / "recipe.yaml", catalog=catalog)
+    assert [stage.label for stage in plan.stages] == ["weight-rounding"]

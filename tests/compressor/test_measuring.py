@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from compressor_conv.depthwise_separable import DepthwiseSeparableConv
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from compressor.calibration import calibration_inputs
+from compressor.dataset import Dataset, Sample
+from compressor.errors import MetricUnavailable
+from compressor.graph_editing import copy_graph
+from compressor.layer_costs import layer_costs
+from compressor.measuring import MeasuredModel, applies, measure
+from compressor.metric import Metric, Subject
+from compressor.report import Measurement
+from compressor.strategy import StageContext
+from compressor.teacher_loading import Teacher, onnx_session
+from compressor.tensor_spec import TensorSpec
+from tests.small_graphs import chain, traced
+
+
+class Sum(Metric):
+    """Adds up what the model puts out."""
+
+    name = "sum"
+    unit = "V"
+    needs_data = True
+
+    def measure(self, subject: Subject) -> float:
+        return float(sum(np.abs(output).sum() for output in subject.outputs))
+
+
+class Loudness(Metric):
+    """Needs a signal."""
+
+    name = "loudness"
+    needs_signal = True
+    better = "higher"
+
+    def measure(self, subject: Subject) -> float:
+        raise MetricUnavailable("loudness needs pyloudnorm: pip install pyloudnorm")
+
+
+def subject(graph_of: Teacher, data: Dataset | None) -> MeasuredModel:
+    return MeasuredModel(graph_of.graph, graph_of, data)
+
+
+@given(
+    groups=st.integers(1, 3), before=st.integers(1, 3), after=st.integers(1, 3), kernel=st.integers(1, 5),
+    stride=st.integers(1, 3), transposed=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_macs_of_a_convolution_are_those_of_the_formula(
+    groups: int, before: int, after: int, kernel: int, stride: int, transposed: bool, tiny_teacher: Teacher
+) -> None:
+    kind = nn.ConvTranspose1d if transposed else nn.Conv1d
+    graph = traced(
+        chain(kind(groups * before, groups * after, kernel, stride, groups=groups)), (1, groups * before, "t")
+    )
+    positions = 32 if transposed else (32 - kernel) // stride + 1
+    wanted = positions * groups * before * after * kernel
+    assert MeasuredModel(graph, tiny_teacher, None).macs == wanted
+    (layer,) = layer_costs(graph)
+    assert (layer.layer, layer.macs) == ("0", wanted)
+    assert layer.parameters == groups * before * after * kernel + groups * after
+
+
+def test_macs_of_a_linear_layer(tiny_teacher: Teacher) -> None:
+    assert MeasuredModel(traced(chain(nn.Linear(5, 7)), (1, "t", 5)), tiny_teacher, None).macs == 32 * 35
+
+
+def test_layers_add_up_to_the_model(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+    student = DepthwiseSeparableConv(rank=2).apply(copy_graph(tiny_teacher.graph), tiny_context).student
+    whole = MeasuredModel(student, tiny_teacher, None)
+    layers = layer_costs(student)
+    assert sum(layer.parameters for layer in layers) == whole.parameters
+    assert sum(layer.macs for layer in layers) == whole.macs
+    assert {layer.kind for layer in layers} == {"Conv1d", "ConvTranspose1d"}
+
+
+def test_a_probe_makes_about_a_second(tiny_teacher: Teacher, tiny_dataset: Dataset) -> None:
+    model = subject(tiny_teacher, tiny_dataset)
+    assert model.probe["mel"].shape == (1, 8, 100)
+    assert model.probe_seconds == 1.0
+    assert model.sample_rate == 800
+
+
+def test_without_a_rate_a_probe_has_its_own_size(tiny_teacher: Teacher, tiny_dataset: Dataset) -> None:
+    for data in (None, replace(tiny_dataset, sample_rate=None)):
+        model = subject(tiny_teacher, data)
+        assert model.probe["mel"].shape == (1, 8, 32)
+        assert model.probe_seconds is None
+
+
+def test_outputs_are_onnxruntime_s(tiny_teacher: Teacher, tiny_dataset: Dataset) -> None:
+    model = subject(tiny_teacher, tiny_dataset)
+    session = onnx_session(tiny_teacher.content)
+    assert len(model.outputs) == 2
+    for output, sample in zip(model.outputs, tiny_dataset.validation, strict=True):
+        assert output.shape == (8 * sample.inputs["mel"].shape[-1],)
+        np.testing.assert_allclose(output, session.run(None, dict(sample.inputs))[0].reshape(-1), atol=1e-5)
+
+
+def test_the_teacher_is_measured_as_its_own_file(tiny_teacher: Teacher, tiny_dataset: Dataset) -> None:
+    baseline = subject(tiny_teacher, tiny_dataset)
+    assert baseline.onnx_bytes is tiny_teacher.content
+    student = MeasuredModel(copy_graph(tiny_teacher.graph), tiny_teacher, tiny_dataset, baseline)
+    assert student.onnx_bytes != tiny_teacher.content
+    assert student.teacher_onnx_bytes is tiny_teacher.content
+    assert student.teacher_outputs is baseline.outputs
+    assert baseline.teacher_outputs is baseline.outputs
+
+
+def test_measurements_and_what_is_missing(tiny_teacher: Teacher, tiny_dataset: Dataset) -> None:
+    found = measure(subject(tiny_teacher, tiny_dataset), (Sum(), Loudness()))
+    assert [entry.metric for entry in found] == ["sum", "loudness"]
+    assert found[0].value is not None
+    assert found[0].unit == "V"
+    assert found[1] == Measurement(
+        metric="loudness", value=None, better="higher", note="loudness needs pyloudnorm: pip install pyloudnorm"
+    )
+
+
+def test_metrics_that_do_not_apply_are_left_out(tiny_teacher: Teacher, tiny_dataset: Dataset) -> None:
+    assert not applies(Sum(), None)
+    assert applies(Sum(), replace(tiny_dataset, sample_rate=None))
+    assert not applies(Loudness(), replace(tiny_dataset, sample_rate=None))
+    assert applies(Loudness(), tiny_dataset)
+    assert measure(subject(tiny_teacher, None), (Sum(), Loudness())) == ()
+
+
+def test_what_depends_on_a_proven_output_is_not_measured_again(tiny_teacher: Teacher, tiny_dataset: Dataset) -> None:
+    known = (Measurement(metric="sum", value=-1.0),)
+    assert measure(subject(tiny_teacher, tiny_dataset), (Sum(),), known) == known
+
+
+def test_calibration_inputs_are_cut_where_they_may_be() -> None:
+    sample = Sample("long", {"mel": np.zeros((1, 8, 300), np.float32), "voice": np.zeros((1, 400), np.float32)})
+    specs = (TensorSpec("voice", (1, 400)), TensorSpec("mel", (1, 8, "frames")))
+    ((voice, mel),) = calibration_inputs(specs, [sample], longest=50)
+    assert voice.shape == (1, 400)
+    assert mel.shape == (1, 8, 50)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from compressor_conv.transposed import TransposedToStandardConv
+from compressor_conv.two_dimensional import Conv1dToConv2d
+from torch import Tensor, nn
+
+from compressor.errors import ExportError
+from compressor.graph_editing import copy_graph, parameter_count
+from compressor.onnx_export import export_onnx
+from compressor.strategy import StageContext
+from compressor.teacher_loading import Teacher, load_teacher, onnx_session
+from tests.small_graphs import chain, traced
+from tests.tiny_vocoder import mel
+
+
+def shapes(content: bytes) -> dict[str, list[int | str]]:
+    graph = onnx.load_model_from_string(content).graph
+    return {
+        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+
+
+def test_names_and_axes_are_the_teacher_s(tiny_teacher: Teacher) -> None:
+    content = export_onnx(tiny_teacher.graph)
+    assert shapes(content) == {"mel": [1, 8, "frames"], "audio": [1, 1, "samples"]}
+    assert shapes(content) == shapes(tiny_teacher.content)
+
+
+@pytest.mark.parametrize("frames", [1, 5, 64])
+def test_the_file_runs_at_any_length(frames: int, tiny_teacher: Teacher) -> None:
+    value = mel(frames, 1)
+    written = onnx_session(export_onnx(tiny_teacher.graph)).run(None, {"mel": value})[0]
+    wanted = onnx_session(tiny_teacher.content).run(None, {"mel": value})[0]
+    np.testing.assert_allclose(written, wanted, atol=1e-5)
+
+
+def test_an_image_student_and_its_shapes(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+    student = copy_graph(tiny_teacher.graph)
+    for strategy in (TransposedToStandardConv(), Conv1dToConv2d(input_shape="image")):
+        student = strategy.apply(student, tiny_context).student
+    content = export_onnx(student)
+    assert shapes(content) == {"mel": [1, 1, 8, "frames"], "audio": [1, 1, 1, "samples"]}
+    assert onnx_session(content).run(None, {"mel": mel(9, 0)[:, None]})[0].shape == (1, 1, 1, 72)
+    # Shape arithmetic that the tracer spells out is folded away, except for what depends on the length.
+    kinds = {node.op_type for node in onnx.load_model_from_string(content).graph.node}
+    assert "ConvTranspose" not in kinds
+    assert not kinds & {"If", "Loop", "ConstantOfShape", "Range"}
+
+
+def test_metadata_and_producer(tiny_teacher: Teacher) -> None:
+    model = onnx.load_model_from_string(export_onnx(tiny_teacher.graph, metadata={"teacher_licence": "CC0", "a": "b"}))
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"teacher_licence": "CC0", "a": "b"}
+    assert model.producer_name == "onnx-student-compressor"
+
+
+@pytest.mark.parametrize(("asked", "written"), [(17, 17), (13, 13), (9, 13), (99, 20)])
+def test_the_opset_stays_within_what_torch_writes(asked: int, written: int, tiny_teacher: Teacher) -> None:
+    model = onnx.load_model_from_string(export_onnx(tiny_teacher.graph, asked))
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [written]
+
+
+def test_a_written_student_can_be_a_teacher(tiny_teacher: Teacher, tmp_path: Path) -> None:
+    path = tmp_path / "student.onnx"
+    path.write_bytes(export_onnx(tiny_teacher.graph))
+    again = load_teacher(path)
+    assert (again.inputs, again.outputs) == (tiny_teacher.inputs, tiny_teacher.outputs)
+    assert parameter_count(again.graph) == parameter_count(tiny_teacher.graph)
+
+
+def test_exporting_changes_nothing(tiny_teacher: Teacher) -> None:
+    student = copy_graph(tiny_teacher.graph).double().train()
+    export_onnx(student)
+    assert student.training
+    assert {value.dtype for value in student.state_dict().values()} == {torch.float64}
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.conv(x) + y
+        return z, torch.tanh(z)
+
+
+def test_several_inputs_and_outputs() -> None:
+    content = export_onnx(traced(Two(), (1, 2, "time"), (1, 2, "time")))
+    assert shapes(content) == {
+        "x": [1, 2, "time"],
+        "y": [1, 2, "time"],
+        "y0": [1, 2, "out_time"],
+        "y1": [1, 2, "out_time"],
+    }
+    values = {"x": np.ones((1, 2, 7), np.float32), "y": np.zeros((1, 2, 7), np.float32)}
+    first, second = onnx_session(content).run(None, values)
+    np.testing.assert_allclose(np.tanh(first), second, rtol=1e-5)
+
+
+class Unwritable(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = torch.special.bessel_j0(x)
+        return made
+
+
+def test_what_cannot_be_written_is_an_error_of_its_own() -> None:
+    with pytest.raises(ExportError, match=r"the student cannot be written as ONNX: .*bessel"):
+        export_onnx(traced(chain(Unwritable()), (1, 2, "time")))

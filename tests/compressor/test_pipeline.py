@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from compressor_hifigan import HiFiGANStudent2D
+from onnx import numpy_helper
+from torch import nn
+from torch.fx import GraphModule
+
+import compressor
+from compressor.errors import BudgetError, DataError, RunFolderError, SelectionError, StageError, VerificationError
+from compressor.graph_editing import module_nodes, parameter_count
+from compressor.pipeline import RunResult, RunSettings
+from compressor.plugin_catalog import Catalog, load_catalog
+from compressor.progress import SilentReporter, SilentTask
+from compressor.recipe import Recipe
+from compressor.report import Report, StageRecord
+from compressor.strategy import Finding, StageContext, StageOutcome, Strategy
+from compressor.teacher_loading import Teacher, onnx_session
+from tests.tiny_vocoder import TinyPlugin, mel
+
+METRICS = ["parameters", "macs", "bytes", "latency"]
+QUICK: dict[str, Any] = {"metrics": ["parameters"]}
+"""Measures no file after each stage; what is made stays the same."""
+STRUCTURAL: list[Any] = [
+    {"mrf-simplification": {"drop_units": 2}},
+    "depthwise-separable-conv",
+    {"channel-importance-pruning": {"round_to": 2}},
+    "transposed-to-standard-conv",
+    "conv1d-to-conv2d",
+]
+TRAINING: dict[str, Any] = {
+    "distillation": {
+        "losses": ["output-l1"],
+        "block_wise": {"steps": 4},
+        "end_to_end": {"steps": 4},
+        "batch_size": 2,
+        "segment": 12,
+        "validate_every": 2,
+        "checkpoint_seconds": 0,
+        "precision": "fp32",
+    }
+}
+FILES = {
+    "environment.json", "recipe.yaml", "report.html", "report.json", "run.json", "student.onnx", "student_model.pt",
+}  # fmt: skip
+
+
+class Faulty(Strategy):
+    """Fails in the ways that strategies of others do."""
+
+    name = "faulty"
+    kind: str
+
+    def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
+        if self.kind == "bug":
+            raise ZeroDivisionError("division by zero")
+        raise SelectionError("the pattern 'x' matches no layer")
+
+
+class NotExact(Strategy):
+    """Says that it keeps the output, and does not."""
+
+    name = "not-exact"
+    preserves_output = True
+
+    def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
+        with torch.no_grad():
+            next(student.parameters()).mul_(1.001)
+        return StageOutcome(student, (Finding("nothing to see here"),))
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return load_catalog(extra_plugins=[TinyPlugin(Faulty, NotExact)])
+
+
+class Runs:
+    """Runs recipes on the tiny vocoder."""
+
+    def __init__(self, teacher: Path, catalog: Catalog) -> None:
+        self.teacher = teacher
+        self.catalog = catalog
+
+    def plan(self, **changes: object) -> compressor.Plan:
+        recipe = {
+            "teacher": str(self.teacher),
+            "licence": "CC0",
+            "budget": {"parameters": "30%"},
+            "data": {"tiny-mels": {"vocoder": str(self.teacher)}},
+            "stages": [*STRUCTURAL, TRAINING, "readable-hifigan"],
+            "metrics": METRICS,
+            **changes,
+        }
+        return compressor.plan(Recipe.model_validate(recipe), self.catalog)
+
+    def run(
+        self, out: Path, *, resume: bool = False, reporter: SilentReporter | None = None, **changes: object
+    ) -> RunResult:
+        settings = RunSettings(out=out, name="tiny", resume=resume, cache_dir=out.parent / "cache")
+        self.records: list[StageRecord] = []
+        return compressor.run(self.plan(**changes), settings, reporter, self.records.append)
+
+
+@pytest.fixture
+def runs(tiny_onnx: Path, catalog: Catalog) -> Runs:
+    return Runs(tiny_onnx, catalog)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_onnx: Path, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    return Runs(tiny_onnx, catalog).run(tmp_path_factory.mktemp("runs") / "finished")
+
+
+def initializers(path: Path) -> dict[str, np.ndarray]:
+    graph = onnx.load(path).graph
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_leaves_its_files_and_nothing_else(finished: RunResult) -> None:
+    top = {path.name for path in finished.folder.iterdir() if path.is_file()}
+    assert top == FILES
+    assert {path.name for path in finished.folder.iterdir() if path.is_dir()} == {"samples", "stages"}
+    samples = {path.name for path in (finished.folder / "samples").iterdir()}
+    roles = ("teacher", "student", "recording", "before_training")
+    assert samples == {f"{n}_mel_{n + 5}_{role}.wav" for n in (1, 2) for role in roles}
+    assert json.loads((finished.folder / "run.json").read_text())["finished"] is True
+
+
+def test_the_budget_is_met_and_not_wasted(finished: RunResult, tiny_teacher: Teacher) -> None:
+    assert finished.budget_met
+    (verdict,) = finished.report.verdicts
+    limit = 0.3 * parameter_count(tiny_teacher.graph)
+    assert verdict.limit == pytest.approx(limit)
+    assert 0.9 * limit < verdict.student <= limit
+    assert verdict.student == parameter_count(finished.student) == finished.report.stages[-1].measurements[0].value
+    # The file holds a few numbers more: shapes, and one divisor a fusion.
+    stored = sum(array.size for array in initializers(finished.folder / "student.onnx").values())
+    assert verdict.student <= stored < verdict.student + 40
+
+
+def test_stages_in_the_report(finished: RunResult) -> None:
+    labels = [stage.stage for stage in finished.report.stages]
+    assert labels == [
+        "mrf-simplification",
+        "depthwise-separable-conv",
+        "channel-importance-pruning",
+        "transposed-to-standard-conv",
+        "conv1d-to-conv2d",
+        "distillation",
+        "readable-hifigan",
+    ]
+    proven = [stage.stage for stage in finished.report.stages if stage.proof]
+    assert proven == [labels[3], labels[4], labels[6]]
+    assert all(stage.proof.startswith("equal at sizes") for stage in finished.report.stages if stage.proof)
+    assert all([entry.metric for entry in stage.measurements] == METRICS for stage in finished.report.stages)
+    assert all(stage.findings for stage in finished.report.stages)
+    assert len({stage.fingerprint for stage in finished.report.stages}) == len(labels)
+    assert {point.phase for point in finished.report.curve} == {"start", "block-wise", "end-to-end"}
+
+
+def test_the_report_says_where_the_student_comes_from(finished: RunResult, tiny_teacher: Teacher) -> None:
+    teacher = finished.report.teacher
+    assert (teacher.sha256, teacher.opset, teacher.licence) == (tiny_teacher.sha256, 17, "CC0")
+    assert teacher.parameters == parameter_count(tiny_teacher.graph)
+    assert finished.report.data == "8 tiny mels"
+    assert finished.report.data_findings == ("one file was too short",)
+    assert finished.report.environment["torch"] == torch.__version__.split("+")[0]
+    assert finished.report.environment["device"] == "cpu"
+    assert Report.model_validate_json((finished.folder / "report.json").read_bytes()) == finished.report
+    metadata = {entry.key: entry.value for entry in onnx.load(finished.folder / "student.onnx").metadata_props}
+    assert metadata["derived_from_sha256"] == tiny_teacher.sha256
+    assert metadata["teacher_licence"] == "CC0"
+
+
+def test_the_student_drops_into_the_teacher_s_place(finished: RunResult, tiny_teacher: Teacher) -> None:
+    student = onnx_session((finished.folder / "student.onnx").read_bytes())
+    teacher = onnx_session(tiny_teacher.content)
+    for before, after in zip(
+        (*teacher.get_inputs(), *teacher.get_outputs()), (*student.get_inputs(), *student.get_outputs()), strict=True
+    ):
+        assert (before.name, before.shape, before.type) == (after.name, after.shape, after.type)
+    assert student.run(None, {"mel": mel(11, 0)})[0].shape == (1, 1, 88)
+    assert [check.size for check in finished.report.export_checks] == [5, 16, 47, 100, 256]
+
+
+def test_the_module_and_the_state_dict_are_the_file_s(finished: RunResult) -> None:
+    model = HiFiGANStudent2D.from_run(finished.folder)
+    model.load_state_dict(torch.load(finished.folder / "student_model.pt", weights_only=True))
+    value = mel(30, 2)
+    wanted = onnx_session((finished.folder / "student.onnx").read_bytes()).run(None, {"mel": value})[0]
+    with torch.no_grad():
+        found = model(torch.from_numpy(value)[:, None])
+    np.testing.assert_allclose(found.numpy().reshape(-1), wanted.reshape(-1), atol=1e-4)
+
+
+def test_the_recipe_as_run_can_be_run_again(finished: RunResult, catalog: Catalog) -> None:
+    again = compressor.plan(compressor.read_recipe(finished.folder / "recipe.yaml"), catalog)
+    assert again.recipe == Recipe.model_validate(again.recipe.model_dump(mode="json"))
+    assert [stage.label for stage in again.stages] == [stage.stage for stage in finished.report.stages]
+
+
+class Interrupting(SilentReporter):
+    """Presses Ctrl-C in the third step of a phase."""
+
+    def __init__(self, phase: str) -> None:
+        self.phase = phase
+
+    def task(self, label: str, total: int) -> SilentTask:
+        phase = self.phase
+
+        class Task(SilentTask):
+            done = 0
+
+            def advance(self, steps: int = 1, status: str = "") -> None:
+                self.done += steps
+                if label == phase and self.done == 3:
+                    raise KeyboardInterrupt
+
+        return Task()
+
+
+@pytest.mark.parametrize("phase", ["block-wise", "end-to-end"])
+def test_an_interrupted_run_goes_on_to_the_same_student(
+    phase: str, runs: Runs, finished: RunResult, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(tmp_path / "run", reporter=Interrupting(phase), **QUICK)
+    assert not (tmp_path / "run" / "student.onnx").exists()
+    resumed = runs.run(tmp_path / "run", **QUICK)
+    assert resumed.budget_met
+    before, after = (initializers(folder / "student.onnx") for folder in (finished.folder, tmp_path / "run"))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_training_that_was_finished_is_not_done_again(
+    runs: Runs, finished: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("compressor.pipeline.check_export", fail)
+        with pytest.raises(KeyboardInterrupt):
+            runs.run(tmp_path / "run", **QUICK)
+    resumed = runs.run(tmp_path / "run", **QUICK)
+    assert [stage.stage for stage in resumed.report.stages if stage.restored] == ["distillation"]
+    trained = next(stage for stage in resumed.report.stages if stage.restored)
+    known = next(stage for stage in finished.report.stages if stage.stage == "distillation")
+    assert trained.findings == known.findings
+    assert [point.validation for point in resumed.report.curve] == [point.validation for point in finished.report.curve]
+    before, after = (initializers(folder / "student.onnx") for folder in (finished.folder, tmp_path / "run"))
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_finished_folder_is_refused(runs: Runs, finished: RunResult) -> None:
+    before = written(finished.folder)
+    with pytest.raises(RunFolderError, match="holds this very run, finished"):
+        runs.run(finished.folder)
+    with pytest.raises(RunFolderError, match="another recipe"):
+        runs.run(finished.folder, seed=1, resume=True)
+    assert written(finished.folder) == before
+
+
+def test_every_stage_is_announced(runs: Runs, tmp_path: Path) -> None:
+    result = runs.run(tmp_path / "run", stages=STRUCTURAL[-2:], budget={}, data=None)
+    assert runs.records == list(result.report.stages)
+    assert result.report.samples == ()
+    assert result.report.sample_rate is None
+    assert result.report.verdicts == ()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"budget": {"parameters": "2%"}}, BudgetError, "no choice of widths meets the budget:\n  parameters: limit 2"),
+        ({"stages": [{"faulty": {"kind": "bug"}}]}, StageError, "stage 'faulty': ZeroDivisionError: division by zero"),
+        ({"stages": [{"faulty": {"kind": "pattern"}}]}, SelectionError, "the pattern 'x' matches no layer"),
+        ({"stages": ["conv1d-to-conv2d", "not-exact"]}, VerificationError, "stage 'not-exact' should keep the output"),
+        ({"teacher": "none.onnx"}, compressor.CompressorError, "none.onnx does not exist"),
+    ],
+)  # fmt: skip
+def test_what_fails_writes_nothing(
+    changes: Mapping[str, object], error: type[Exception], message: str, runs: Runs, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message.replace("(", r"\(")):
+        runs.run(tmp_path / "run", **{**QUICK, **changes})
+    assert not (tmp_path / "run").exists()
+
+
+def test_references_of_another_length_are_refused(runs: Runs, tmp_path: Path) -> None:
+    data = {"tiny-mels": {"vocoder": str(runs.teacher), "reference_offset": 40}}
+    with pytest.raises(DataError, match=r"the teacher puts out .* works at another hop length"):
+        runs.run(tmp_path / "run", data=data)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_validates_nothing_is_refused(runs: Runs, tmp_path: Path) -> None:
+    data = {"tiny-mels": {"vocoder": str(runs.teacher), "validation": 0}}
+    with pytest.raises(DataError, match=r"the data has no validation samples \(6 tiny mels\)"):
+        runs.run(tmp_path / "run", data=data)
+
+
+def test_a_limit_that_nothing_works_for_is_judged_all_the_same(runs: Runs, tmp_path: Path) -> None:
+    result = runs.run(tmp_path / "run", stages=STRUCTURAL[-2:], budget={"parameters": "50%"}, data=None, **QUICK)
+    assert not result.budget_met
+    assert result.report.verdicts[0].student > result.report.verdicts[0].limit
+
+
+def test_a_full_disk_leaves_no_half_written_student(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(RunFolderError, match="No space left on device"):
+            runs.run(tmp_path / "run", stages=STRUCTURAL[-2:], budget={}, data=None, **QUICK)
+    assert written(tmp_path / "run") == {}
+    assert runs.run(tmp_path / "run", stages=STRUCTURAL[-2:], budget={}, data=None, **QUICK).report.stages
+
+
+def test_two_budgets_at_once(runs: Runs, tmp_path: Path) -> None:
+    stages = [STRUCTURAL[2], STRUCTURAL[3]]
+    result = runs.run(tmp_path / "run", stages=stages, budget={"parameters": "60%", "macs": "45%"})
+    assert [verdict.met for verdict in result.report.verdicts] == [True, True]
+
+
+def test_the_image_form_may_be_written(runs: Runs, tmp_path: Path) -> None:
+    stages = [STRUCTURAL[3], {"conv1d-to-conv2d": {"input_shape": "image"}}, TRAINING, "readable-hifigan"]
+    result = runs.run(tmp_path / "run", stages=stages, budget={}, **QUICK)
+    session = onnx_session((tmp_path / "run" / "student.onnx").read_bytes())
+    assert session.get_inputs()[0].shape == [1, 1, 8, "frames"]
+    assert session.get_outputs()[0].shape == [1, 1, 1, "samples"]
+    assert not list(module_nodes(result.student, nn.Conv1d, nn.ConvTranspose1d))
+
+
+def test_a_result_without_verdicts_has_met_them(finished: RunResult) -> None:
+    assert replace(finished, report=finished.report.model_copy(update={"verdicts": ()})).budget_met
