@@ -60,23 +60,30 @@ class RunFolder:
         """
         self.path = path
         self.identity = identity
-        if path.exists() and not path.is_dir():
-            raise RunFolderError(f"{path} is a file; expected a folder for the run. Choose another with --out.")
+        self.resume = resume
+        self.resuming = self._check()
+
+    def _check(self) -> bool:
+        """Refuse a folder that is not this run's; say whether it holds an earlier part of it."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{self.path} is a file; expected a folder for the run. Choose another with --out.")
         state = self._state()
-        if state is None and path.is_dir() and any(path.iterdir()):
-            raise RunFolderError(f"{path} holds files that are no run of this tool. Choose an empty folder with --out.")
-        if state is not None and state.get("identity") != identity:
+        if state is None and self.path.is_dir() and any(file.name != LOCK for file in self.path.iterdir()):
             raise RunFolderError(
-                f"{path} holds a run of another recipe, teacher or seed. Choose another folder with --out, or "
+                f"{self.path} holds files that are no run of this tool. Choose an empty folder with --out."
+            )
+        if state is not None and state.get("identity") != self.identity:
+            raise RunFolderError(
+                f"{self.path} holds a run of another recipe, teacher or seed. Choose another folder with --out, or "
                 "delete this one."
             )
-        if state is not None and state.get("finished") and not resume:
+        if state is not None and state.get("finished") and not self.resume:
             raise RunFolderError(
-                f"{path} holds this very run, finished. Look at {path / 'report.html'}; choose another folder with "
+                f"{self.path} holds this very run, finished. Look at {self.path / 'report.html'}; choose another folder with "
                 "--out to run it again, or pass --resume to make the student and its report anew from the "
                 "trained weights."
             )
-        self.resuming = state is not None
+        return state is not None
 
     def _state(self) -> dict[str, object] | None:
         try:
@@ -90,12 +97,21 @@ class RunFolder:
         return state if isinstance(state, dict) else {}
 
     def __enter__(self) -> RunFolder:
-        """Claim the folder for this process; it is made on the first write."""
-        self._write_state(finished=False)
-        self._lock = (self.path / LOCK).open("w")
+        """Claim the folder for this process, and look again: another may have finished there in the meantime."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / LOCK).open("w")
+        except OSError as error:
+            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}. Use another with --out.") from error
         if not _try_lock(self._lock.fileno()):
             self._lock.close()
             raise RunFolderError(f"{self.path} is being written by another process. Wait for it, or use --out.")
+        try:
+            self._check()
+            self._write_state(finished=False)
+        except RunFolderError:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -4,129 +4,32 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from compressor_hifigan import HiFiGANStudent2D
-from onnx import numpy_helper
 from torch import nn
-from torch.fx import GraphModule
 
 import compressor
-from compressor.errors import BudgetError, DataError, RunFolderError, SelectionError, StageError, VerificationError
+from compressor.errors import BudgetError, DataError, SelectionError, StageError, VerificationError
 from compressor.graph_editing import module_nodes, parameter_count
-from compressor.pipeline import RunResult, RunSettings
-from compressor.plugin_catalog import Catalog, load_catalog
-from compressor.progress import SilentReporter, SilentTask
+from compressor.pipeline import RunResult
+from compressor.plugin_catalog import Catalog
 from compressor.recipe import Recipe
-from compressor.report import Report, StageRecord
-from compressor.strategy import Finding, StageContext, StageOutcome, Strategy
+from compressor.report import Report
 from compressor.teacher_loading import Teacher, onnx_session
-from tests.tiny_vocoder import TinyPlugin, mel
-
-METRICS = ["parameters", "macs", "bytes", "latency"]
-QUICK: dict[str, Any] = {"metrics": ["parameters"]}
-"""Measures no file after each stage; what is made stays the same."""
-STRUCTURAL: list[Any] = [
-    {"mrf-simplification": {"drop_units": 2}},
-    "depthwise-separable-conv",
-    {"channel-importance-pruning": {"round_to": 2}},
-    "transposed-to-standard-conv",
-    "conv1d-to-conv2d",
-]
-TRAINING: dict[str, Any] = {
-    "distillation": {
-        "losses": ["output-l1"],
-        "block_wise": {"steps": 4},
-        "end_to_end": {"steps": 4},
-        "batch_size": 2,
-        "segment": 12,
-        "validate_every": 2,
-        "checkpoint_seconds": 0,
-        "precision": "fp32",
-    }
-}
-FILES = {
-    "environment.json", "recipe.yaml", "report.html", "report.json", "run.json", "student.onnx", "student_model.pt",
-}  # fmt: skip
-
-
-class Faulty(Strategy):
-    """Fails in the ways that strategies of others do."""
-
-    name = "faulty"
-    kind: str
-
-    def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
-        if self.kind == "bug":
-            raise ZeroDivisionError("division by zero")
-        raise SelectionError("the pattern 'x' matches no layer")
-
-
-class NotExact(Strategy):
-    """Says that it keeps the output, and does not."""
-
-    name = "not-exact"
-    preserves_output = True
-
-    def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
-        with torch.no_grad():
-            next(student.parameters()).mul_(1.001)
-        return StageOutcome(student, (Finding("nothing to see here"),))
-
-
-@pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return load_catalog(extra_plugins=[TinyPlugin(Faulty, NotExact)])
-
-
-class Runs:
-    """Runs recipes on the tiny vocoder."""
-
-    def __init__(self, teacher: Path, catalog: Catalog) -> None:
-        self.teacher = teacher
-        self.catalog = catalog
-
-    def plan(self, **changes: object) -> compressor.Plan:
-        recipe = {
-            "teacher": str(self.teacher),
-            "licence": "CC0",
-            "budget": {"parameters": "30%"},
-            "data": {"tiny-mels": {"vocoder": str(self.teacher)}},
-            "stages": [*STRUCTURAL, TRAINING, "readable-hifigan"],
-            "metrics": METRICS,
-            **changes,
-        }
-        return compressor.plan(Recipe.model_validate(recipe), self.catalog)
-
-    def run(
-        self, out: Path, *, resume: bool = False, reporter: SilentReporter | None = None, **changes: object
-    ) -> RunResult:
-        settings = RunSettings(out=out, name="tiny", resume=resume, cache_dir=out.parent / "cache")
-        self.records: list[StageRecord] = []
-        return compressor.run(self.plan(**changes), settings, reporter, self.records.append)
-
-
-@pytest.fixture
-def runs(tiny_onnx: Path, catalog: Catalog) -> Runs:
-    return Runs(tiny_onnx, catalog)
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_onnx: Path, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    return Runs(tiny_onnx, catalog).run(tmp_path_factory.mktemp("runs") / "finished")
-
-
-def initializers(path: Path) -> dict[str, np.ndarray]:
-    graph = onnx.load(path).graph
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-
-
-def written(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+from tests.compressor.tiny_runs import (
+    FILES,
+    METRICS,
+    QUICK,
+    STRUCTURAL,
+    TRAINING,
+    Runs,
+    initializers,
+)
+from tests.tiny_vocoder import mel
 
 
 def test_a_run_leaves_its_files_and_nothing_else(finished: RunResult) -> None:
@@ -206,73 +109,10 @@ def test_the_module_and_the_state_dict_are_the_file_s(finished: RunResult) -> No
     np.testing.assert_allclose(found.numpy().reshape(-1), wanted.reshape(-1), atol=1e-4)
 
 
-def test_the_recipe_as_run_can_be_run_again(finished: RunResult, catalog: Catalog) -> None:
-    again = compressor.plan(compressor.read_recipe(finished.folder / "recipe.yaml"), catalog)
+def test_the_recipe_as_run_can_be_run_again(finished: RunResult, tiny_catalog: Catalog) -> None:
+    again = compressor.plan(compressor.read_recipe(finished.folder / "recipe.yaml"), tiny_catalog)
     assert again.recipe == Recipe.model_validate(again.recipe.model_dump(mode="json"))
     assert [stage.label for stage in again.stages] == [stage.stage for stage in finished.report.stages]
-
-
-class Interrupting(SilentReporter):
-    """Presses Ctrl-C in the third step of a phase."""
-
-    def __init__(self, phase: str) -> None:
-        self.phase = phase
-
-    def task(self, label: str, total: int) -> SilentTask:
-        phase = self.phase
-
-        class Task(SilentTask):
-            done = 0
-
-            def advance(self, steps: int = 1, status: str = "") -> None:
-                self.done += steps
-                if label == phase and self.done == 3:
-                    raise KeyboardInterrupt
-
-        return Task()
-
-
-@pytest.mark.parametrize("phase", ["block-wise", "end-to-end"])
-def test_an_interrupted_run_goes_on_to_the_same_student(
-    phase: str, runs: Runs, finished: RunResult, tmp_path: Path
-) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        runs.run(tmp_path / "run", reporter=Interrupting(phase), **QUICK)
-    assert not (tmp_path / "run" / "student.onnx").exists()
-    resumed = runs.run(tmp_path / "run", **QUICK)
-    assert resumed.budget_met
-    before, after = (initializers(folder / "student.onnx") for folder in (finished.folder, tmp_path / "run"))
-    assert before.keys() == after.keys()
-    assert all(np.array_equal(before[name], after[name]) for name in before)
-
-
-def test_a_training_that_was_finished_is_not_done_again(
-    runs: Runs, finished: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("compressor.pipeline.check_export", fail)
-        with pytest.raises(KeyboardInterrupt):
-            runs.run(tmp_path / "run", **QUICK)
-    resumed = runs.run(tmp_path / "run", **QUICK)
-    assert [stage.stage for stage in resumed.report.stages if stage.restored] == ["distillation"]
-    trained = next(stage for stage in resumed.report.stages if stage.restored)
-    known = next(stage for stage in finished.report.stages if stage.stage == "distillation")
-    assert trained.findings == known.findings
-    assert [point.validation for point in resumed.report.curve] == [point.validation for point in finished.report.curve]
-    before, after = (initializers(folder / "student.onnx") for folder in (finished.folder, tmp_path / "run"))
-    assert all(np.array_equal(before[name], after[name]) for name in before)
-
-
-def test_a_finished_folder_is_refused(runs: Runs, finished: RunResult) -> None:
-    before = written(finished.folder)
-    with pytest.raises(RunFolderError, match="holds this very run, finished"):
-        runs.run(finished.folder)
-    with pytest.raises(RunFolderError, match="another recipe"):
-        runs.run(finished.folder, seed=1, resume=True)
-    assert written(finished.folder) == before
 
 
 def test_every_stage_is_announced(runs: Runs, tmp_path: Path) -> None:
@@ -319,20 +159,6 @@ def test_a_limit_that_nothing_works_for_is_judged_all_the_same(runs: Runs, tmp_p
     result = runs.run(tmp_path / "run", stages=STRUCTURAL[-2:], budget={"parameters": "50%"}, data=None, **QUICK)
     assert not result.budget_met
     assert result.report.verdicts[0].student > result.report.verdicts[0].limit
-
-
-def test_a_full_disk_leaves_no_half_written_student(
-    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("os.fsync", full)
-        with pytest.raises(RunFolderError, match="No space left on device"):
-            runs.run(tmp_path / "run", stages=STRUCTURAL[-2:], budget={}, data=None, **QUICK)
-    assert written(tmp_path / "run") == {}
-    assert runs.run(tmp_path / "run", stages=STRUCTURAL[-2:], budget={}, data=None, **QUICK).report.stages
 
 
 def test_two_budgets_at_once(runs: Runs, tmp_path: Path) -> None:

@@ -2,18 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from compressor_conv.depthwise_separable import DepthwiseSeparableConv
-from compressor_conv.transposed import TransposedToStandardConv
 from compressor_conv.two_dimensional import Conv1dToConv2d
 from compressor_distill import trainer
-from compressor_distill.checkpoint import load_checkpoint, save_checkpoint
-from compressor_distill.distillation import Distillation
-from pydantic import PrivateAttr
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -21,76 +15,10 @@ from compressor.dataset import Dataset
 from compressor.errors import DataError
 from compressor.graph_editing import copy_graph, feed, parameter_count
 from compressor.loss import Loss
-from compressor.progress import SilentReporter, SilentTask
 from compressor.strategy import StageContext, StageOutcome
 from compressor.teacher_loading import Teacher
-from tests.tiny_vocoder import OutputL1, stage_context
-
-SHORT: dict[str, Any] = {
-    "losses": [OutputL1()],
-    "block_wise": {"steps": 6, "learning_rate": 3e-3},
-    "end_to_end": {"steps": 6, "learning_rate": 2e-3, "feature_weight": 0.0},
-    "batch_size": 2,
-    "segment": 12,
-    "warmup_steps": 2,
-    "validate_every": 2,
-    "checkpoint_seconds": 0,
-    "precision": "fp32",
-}
-
-
-def distillation(**changes: object) -> Distillation:
-    return Distillation.model_validate({**SHORT, **changes})
-
-
-@pytest.fixture(scope="module")
-def student(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> GraphModule:
-    """Return the teacher with separable convolutions, in the form that is trained."""
-    context = stage_context(tiny_teacher, None, tmp_path_factory.mktemp("structural"))
-    graph = copy_graph(tiny_teacher.graph)
-    for strategy in (DepthwiseSeparableConv(), TransposedToStandardConv(), Conv1dToConv2d()):
-        graph = strategy.apply(graph, context).student
-    return graph
-
-
-class Interrupting(SilentReporter):
-    """Presses Ctrl-C when a number of training steps are done."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-    def task(self, label: str, total: int) -> SilentTask:
-        reporter = self
-
-        class Task(SilentTask):
-            def advance(self, steps: int = 1, status: str = "") -> None:
-                if label in ("block-wise", "end-to-end"):
-                    reporter.left -= steps
-                    if status and reporter.left <= 0:
-                        raise KeyboardInterrupt
-
-        return Task()
-
-
-def weights_of(outcome: StageOutcome) -> dict[str, Tensor]:
-    return outcome.student.state_dict()
-
-
-def assert_equal_weights(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    assert found.keys() == wanted.keys()
-    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(
-    student: GraphModule, tiny_teacher: Teacher, tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
-) -> StageOutcome:
-    context = stage_context(tiny_teacher, tiny_dataset, tmp_path_factory.mktemp("uninterrupted"))
-    return distillation().apply(copy_graph(student), context)
+from tests.compressor_distill.short_training import assert_equal_weights, distillation, weights_of
+from tests.tiny_vocoder import OutputL1
 
 
 def test_training_brings_the_student_nearer(
@@ -128,104 +56,6 @@ def test_the_same_seed_trains_the_same_weights(
     elsewhere = replace(tiny_context, seed=1, workdir=tiny_context.workdir / "other")
     other = distillation().apply(copy_graph(student), elsewhere)
     assert not torch.equal(*(weights_of(each)["conv_pre/Conv.weight"] for each in (other, again)))
-
-
-@pytest.mark.parametrize("stop", [1, 4, 6, 7, 11])
-def test_a_resumed_training_ends_with_the_same_weights(
-    stop: int, student: GraphModule, tiny_context: StageContext, uninterrupted: StageOutcome
-) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        distillation().apply(copy_graph(student), replace(tiny_context, reporter=Interrupting(stop)))
-    reporter = Interrupting(999)
-    resumed = distillation().apply(copy_graph(student), replace(tiny_context, reporter=reporter))
-    assert any(message.startswith("resuming") for message in reporter.said)
-    assert_equal_weights(weights_of(resumed), weights_of(uninterrupted))
-    known = [(point.phase, point.step, point.validation) for point in uninterrupted.curve]
-    assert known == [(point.phase, point.step, point.validation) for point in resumed.curve]
-
-
-@pytest.mark.parametrize("stop_at", [3, 8])
-def test_an_interruption_within_an_update_is_taken_back(
-    stop_at: int,
-    student: GraphModule,
-    tiny_context: StageContext,
-    uninterrupted: StageOutcome,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    step: Callable[..., Any] = torch.optim.AdamW.step
-    calls: list[int] = []
-
-    def interrupted(optimiser: torch.optim.AdamW, *arguments: Any) -> Any:
-        calls.append(1)
-        step(optimiser, *arguments)
-        if len(calls) == stop_at:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(torch.optim.AdamW, "step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            distillation().apply(copy_graph(student), tiny_context)
-    resumed = distillation().apply(copy_graph(student), tiny_context)
-    assert_equal_weights(weights_of(resumed), weights_of(uninterrupted))
-
-
-class StoppingL1(OutputL1):
-    """Presses Ctrl-C in one of its computations, in a training step or a validation."""
-
-    stop_at: int
-    _calls: list[int] = PrivateAttr(default_factory=list)
-
-    def compute(self, student: Tensor, teacher: Tensor) -> Tensor:
-        self._calls.append(1)
-        if len(self._calls) == self.stop_at:
-            raise KeyboardInterrupt
-        return super().compute(student, teacher)
-
-
-@pytest.mark.parametrize("stop_at", [1, 2, 3, 5, 6, 7, 13, 20])
-def test_interruptions_anywhere_lose_nothing(
-    stop_at: int, student: GraphModule, tiny_context: StageContext, uninterrupted: StageOutcome
-) -> None:
-    # A resumed training has the same options: the loss counts on, past the call at which it stopped.
-    options = distillation(losses=[StoppingL1(stop_at=stop_at)])
-    with pytest.raises(KeyboardInterrupt):
-        options.apply(copy_graph(student), tiny_context)
-    resumed = options.apply(copy_graph(student), tiny_context)
-    assert_equal_weights(weights_of(resumed), weights_of(uninterrupted))
-
-
-def damaged(path: Path, how: str) -> None:
-    content = path.read_bytes()
-    path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "noise": b"\x8f\x00noise" * 99}[how])
-
-
-@pytest.mark.parametrize("how", ["cut", "empty", "noise"])
-def test_a_damaged_checkpoint_is_as_good_as_none(
-    how: str, student: GraphModule, tiny_context: StageContext, uninterrupted: StageOutcome
-) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        distillation().apply(copy_graph(student), replace(tiny_context, reporter=Interrupting(5)))
-    damaged(tiny_context.workdir / "checkpoint.pt", how)
-    reporter = Interrupting(999)
-    resumed = distillation().apply(copy_graph(student), replace(tiny_context, reporter=reporter))
-    assert not any(message.startswith("resuming") for message in reporter.said)
-    assert_equal_weights(weights_of(resumed), weights_of(uninterrupted))
-
-
-@pytest.mark.parametrize("change", ["options", "seed", "data"])
-def test_a_checkpoint_of_another_training_is_not_taken(
-    change: str, student: GraphModule, tiny_context: StageContext, tiny_dataset: Dataset
-) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        distillation().apply(copy_graph(student), replace(tiny_context, reporter=Interrupting(5)))
-    reporter = Interrupting(999)
-    context = replace(tiny_context, reporter=reporter)
-    if change == "seed":
-        context = replace(context, seed=3)
-    if change == "data":
-        context = replace(context, data=replace(tiny_dataset, identity="other"))
-    distillation(batch_size=3 if change == "options" else 2).apply(copy_graph(student), context)
-    assert not any(message.startswith("resuming") for message in reporter.said)
 
 
 class Clock:
@@ -301,17 +131,6 @@ def test_bf16_is_trained_with_when_asked_for(student: GraphModule, tiny_context:
     outcome = distillation(precision="bf16").apply(copy_graph(student), tiny_context)
     assert ", bf16, " in outcome.findings[0].message
     assert all(value.dtype == torch.float32 for value in weights_of(outcome).values())
-
-
-def test_a_checkpoint_goes_there_and_back(tmp_path: Path) -> None:
-    state = {"identity": "a", "tensor": torch.arange(3.0), "progress": {"step": 4, "best_score": float("inf")}}
-    save_checkpoint(tmp_path / "new" / "c.pt", state)
-    loaded = load_checkpoint(tmp_path / "new" / "c.pt", "a")
-    assert loaded is not None
-    assert torch.equal(loaded["tensor"], torch.arange(3.0))
-    assert loaded["progress"] == state["progress"]
-    assert load_checkpoint(tmp_path / "new" / "c.pt", "b") is None
-    assert load_checkpoint(tmp_path / "none.pt", "a") is None
 
 
 class Weighted(Loss):

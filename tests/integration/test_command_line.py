@@ -69,7 +69,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> Path
 def test_help_and_the_bare_command_import_no_torch() -> None:
     script = (
         "import sys; from click.testing import CliRunner; from compressor.cli import main\n"
-        "assert all(CliRunner().invoke(main, words).exit_code == 0 for words in ([], ['run', '--help'], ['--version']))\n"
+        "for words in ([], ['run', '--help'], ['--version']):\n"
+        "    assert CliRunner().invoke(main, words).exit_code == 0\n"
         "print('torch' in sys.modules, 'onnxruntime' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -120,15 +121,7 @@ def test_the_readable_student_equals_the_file(finished: Path) -> None:
 
 
 def test_a_second_run_refuses_and_resume_rebuilds(finished: Path, recordings: Path) -> None:
-    options: list[str | Path] = [
-        "--data",
-        recordings,
-        "--out",
-        finished,
-        "--set",
-        "data.validation_files=1",
-        *FEW_STEPS,
-    ]
+    options: list[str | Path] = ["--data", recordings, "--out", finished, *QUICK]
     before = (finished / "student_model.pt").read_bytes()
     refused = compress("run", RECIPE, *options)
     assert refused.exit_code == 2
@@ -217,7 +210,8 @@ def test_a_budget_that_no_width_meets_says_how_near_it_gets(tmp_path: Path) -> N
     model = _classifier(tmp_path / "classifier.onnx")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"teacher: {model}\nbudget: {{parameters: 1%}}\nmetrics: [parameters]\nstages:\n  - channel-importance-pruning\n"
+        f"teacher: {model}\nbudget: {{parameters: 1%}}\nmetrics: [parameters]\n"
+        "stages:\n  - channel-importance-pruning\n"
     )
     refused = compress("run", recipe, "--out", tmp_path / "run")
     assert refused.exit_code == 2

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from compressor_distill.checkpoint import load_checkpoint, save_checkpoint
+from pydantic import PrivateAttr
+from torch import Tensor
+from torch.fx import GraphModule
+
+from compressor.dataset import Dataset
+from compressor.graph_editing import copy_graph
+from compressor.strategy import StageContext, StageOutcome
+from tests.compressor_distill.short_training import Interrupting, assert_equal_weights, distillation, weights_of
+from tests.tiny_vocoder import OutputL1
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, 7, 11])
+def test_a_resumed_training_ends_with_the_same_weights(
+    stop: int, student: GraphModule, tiny_context: StageContext, uninterrupted: StageOutcome
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        distillation().apply(copy_graph(student), replace(tiny_context, reporter=Interrupting(stop)))
+    reporter = Interrupting(999)
+    resumed = distillation().apply(copy_graph(student), replace(tiny_context, reporter=reporter))
+    assert any(message.startswith("resuming") for message in reporter.said)
+    assert_equal_weights(weights_of(resumed), weights_of(uninterrupted))
+    known = [(point.phase, point.step, point.validation) for point in uninterrupted.curve]
+    assert known == [(point.phase, point.step, point.validation) for point in resumed.curve]
+
+
+@pytest.mark.parametrize("stop_at", [3, 8])
+def test_an_interruption_within_an_update_is_taken_back(
+    stop_at: int,
+    student: GraphModule,
+    tiny_context: StageContext,
+    uninterrupted: StageOutcome,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step: Callable[..., Any] = torch.optim.AdamW.step
+    calls: list[int] = []
+
+    def interrupted(optimiser: torch.optim.AdamW, *arguments: Any) -> Any:
+        calls.append(1)
+        step(optimiser, *arguments)
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            distillation().apply(copy_graph(student), tiny_context)
+    resumed = distillation().apply(copy_graph(student), tiny_context)
+    assert_equal_weights(weights_of(resumed), weights_of(uninterrupted))
+
+
+class StoppingL1(OutputL1):
+    """Presses Ctrl-C in one of its computations, in a training step or a validation."""
+
+    stop_at: int
+    _calls: list[int] = PrivateAttr(default_factory=list)
+
+    def compute(self, student: Tensor, teacher: Tensor) -> Tensor:
+        self._calls.append(1)
+        if len(self._calls) == self.stop_at:
+            raise KeyboardInterrupt
+        return super().compute(student, teacher)
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 5, 6, 7, 13, 20])
+def test_interruptions_anywhere_lose_nothing(
+    stop_at: int, student: GraphModule, tiny_context: StageContext, uninterrupted: StageOutcome
+) -> None:
+    # A resumed training has the same options: the loss counts on, past the call at which it stopped.
+    options = distillation(losses=[StoppingL1(stop_at=stop_at)])
+    with pytest.raises(KeyboardInterrupt):
+        options.apply(copy_graph(student), tiny_context)
+    resumed = options.apply(copy_graph(student), tiny_context)
+    assert_equal_weights(weights_of(resumed), weights_of(uninterrupted))
+
+
+def damaged(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "noise": b"\x8f\x00noise" * 99}[how])
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "noise"])
+def test_a_damaged_checkpoint_is_as_good_as_none(
+    how: str, student: GraphModule, tiny_context: StageContext, uninterrupted: StageOutcome
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        distillation().apply(copy_graph(student), replace(tiny_context, reporter=Interrupting(5)))
+    damaged(tiny_context.workdir / "checkpoint.pt", how)
+    reporter = Interrupting(999)
+    resumed = distillation().apply(copy_graph(student), replace(tiny_context, reporter=reporter))
+    assert not any(message.startswith("resuming") for message in reporter.said)
+    assert_equal_weights(weights_of(resumed), weights_of(uninterrupted))
+
+
+@pytest.mark.parametrize("change", ["options", "seed", "data"])
+def test_a_checkpoint_of_another_training_is_not_taken(
+    change: str, student: GraphModule, tiny_context: StageContext, tiny_dataset: Dataset
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        distillation().apply(copy_graph(student), replace(tiny_context, reporter=Interrupting(5)))
+    reporter = Interrupting(999)
+    context = replace(tiny_context, reporter=reporter)
+    if change == "seed":
+        context = replace(context, seed=3)
+    if change == "data":
+        context = replace(context, data=replace(tiny_dataset, identity="other"))
+    distillation(batch_size=3 if change == "options" else 2).apply(copy_graph(student), context)
+    assert not any(message.startswith("resuming") for message in reporter.said)
+
+
+def test_a_checkpoint_goes_there_and_back(tmp_path: Path) -> None:
+    state = {"identity": "a", "tensor": torch.arange(3.0), "progress": {"step": 4, "best_score": float("inf")}}
+    save_checkpoint(tmp_path / "new" / "c.pt", state)
+    loaded = load_checkpoint(tmp_path / "new" / "c.pt", "a")
+    assert loaded is not None
+    assert torch.equal(loaded["tensor"], torch.arange(3.0))
+    assert loaded["progress"] == state["progress"]
+    assert load_checkpoint(tmp_path / "new" / "c.pt", "b") is None
+    assert load_checkpoint(tmp_path / "none.pt", "a") is None
