@@ -32,7 +32,7 @@ def module_nodes(graph: GraphModule, *kinds: type[nn.Module]) -> Iterator[tuple[
 
 
 def layer_name(node: Node) -> str:
-    """Return the name that recipes, reports and errors use for a node: the teacher's own, such as `ups/0/ConvTranspose`."""
+    """Return the name of a node in recipes, reports and errors: the teacher's own, such as `ups/0/ConvTranspose`."""
     return str(node.target) if node.op == "call_module" else node.name
 
 

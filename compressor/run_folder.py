@@ -68,7 +68,8 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; expected a folder for the run. Choose another with --out.")
         state = self._state()
-        if state is None and self.path.is_dir() and any(file.name != LOCK for file in self.path.iterdir()):
+        files = [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
+        if state is None and set(files) - {LOCK}:
             raise RunFolderError(
                 f"{self.path} holds files that are no run of this tool. Choose an empty folder with --out."
             )
