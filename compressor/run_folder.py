@@ -80,9 +80,9 @@ class RunFolder:
             )
         if state is not None and state.get("finished") and not self.resume:
             raise RunFolderError(
-                f"{self.path} holds this very run, finished. Look at {self.path / 'report.html'}; choose another folder with "
-                "--out to run it again, or pass --resume to make the student and its report anew from the "
-                "trained weights."
+                f"{self.path} holds this very run, finished. Look at {self.path / 'report.html'}; choose another "
+                "folder with --out to run it again, or pass --resume to make the student and its report anew from "
+                "the trained weights."
             )
         return state is not None
 
