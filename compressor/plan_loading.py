@@ -10,7 +10,7 @@ from compressor.errors import DataError
 from compressor.planning import Plan, plan
 from compressor.plugin_catalog import Catalog, load_catalog
 from compressor.recipe import Named
-from compressor.recipe_file import read_recipe
+from compressor.recipe_file import read_leniently
 
 
 def load_plan(
@@ -39,11 +39,11 @@ def load_plan(
     if teacher is not None:
         # Another teacher has another licence: the recipe's word for it no longer holds.
         changes += [f"teacher={json.dumps(teacher)}", "licence=''"]
-    document = read_recipe(recipe, changes)
+    document = read_leniently(recipe, changes)
     if data is not None:
         source = _folder_source(installed, data, document.recipe.data)
         # First the folder, then what `overrides` say of the data, which would otherwise be replaced.
-        document = read_recipe(recipe, [f"data={json.dumps(source)}", *changes])
+        document = read_leniently(recipe, [f"data={json.dumps(source)}", *changes])
     return plan(document, installed)
 
 

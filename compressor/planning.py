@@ -53,8 +53,11 @@ def plan(source: RecipeDocument | Recipe, catalog: Catalog) -> Plan:
     Raises:
         RecipeError: every problem of all stages, metrics, data and budget; with lines where the recipe is from a file.
     """
-    recipe, places = (source.recipe, source.places) if isinstance(source, RecipeDocument) else (source, NOWHERE)
-    planner = _Planner(recipe, catalog, ProblemCollector(places))
+    if isinstance(source, RecipeDocument):
+        recipe, problems = source.recipe, ProblemCollector(source.places, list(source.problems))
+    else:
+        recipe, problems = source, ProblemCollector(NOWHERE)
+    planner = _Planner(recipe, catalog, problems)
     stages, data, metrics = planner.stages(), planner.data(), planner.metrics()
     planner.problems.raise_any()
     limits = MappingProxyType(dict(recipe.budget))

@@ -26,6 +26,8 @@ class RecipeDocument:
     recipe: Recipe
     path: Path
     places: Places
+    problems: tuple[RecipeProblem, ...] = ()
+    """What is wrong with the parts that `recipe` leaves out; only where it was read to hear of every mistake."""
 
 
 def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> RecipeDocument:
@@ -33,6 +35,17 @@ def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> RecipeDocume
 
     Raises:
         RecipeError: every mistake of the file and of the overrides, each with its line.
+    """
+    document = read_leniently(path, overrides)
+    ProblemCollector(document.places, list(document.problems)).raise_any()
+    return document
+
+
+def read_leniently(path: Path | str, overrides: Sequence[str] = ()) -> RecipeDocument:
+    """Read as much of a recipe as makes sense, and note what does not: planning can then add what is wrong with that.
+
+    Raises:
+        RecipeError: nothing can be made of it; every mistake found.
     """
     source = str(path)
     parsed = parse_yaml(_text(Path(path)), source)
@@ -43,7 +56,7 @@ def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> RecipeDocume
     data, overridden = apply_overrides(parsed.data, overrides, problems)
     problems.places = {**problems.places, **overridden}
     recipe = _validated(data, problems)
-    return RecipeDocument(recipe, Path(path), problems.places)
+    return RecipeDocument(recipe, Path(path), problems.places, tuple(problems.problems))
 
 
 def write_recipe(recipe: Recipe) -> str:
@@ -88,7 +101,15 @@ def _validated(data: dict[str, Any], problems: ProblemCollector) -> Recipe:
         recipe = build(Recipe, data)
     except ValidationError as error:
         problems.add_all(explain(error, data))
+        return _sound_part(data, error, problems)
+    return recipe
+
+
+def _sound_part(data: dict[str, Any], error: ValidationError, problems: ProblemCollector) -> Recipe:
+    """Return the recipe without the top-level values that are wrong, if the rest is one."""
+    wrong = {str(entry["loc"][0]) for entry in error.errors() if entry["loc"]}
+    try:
+        return build(Recipe, {key: value for key, value in data.items() if key not in wrong})
+    except ValidationError:
         problems.raise_any()
         raise
-    problems.raise_any()
-    return recipe

@@ -259,25 +259,10 @@ def test_every_mistake_of_a_recipe_at_once(tmp_path: Path) -> None:
     )
     refused = compress("plan", recipe)
     assert refused.exit_code == 2
-    unknown_key = f"{recipe}:2"
-    assert unknown_key in refused.output
-    assert "did you mean 'budget'" in refused.output
-
-
-def test_every_mistake_of_the_stages_at_once(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(
-        "teacher: x.onnx\n"
-        "stages:\n"
-        "  - depthwise-separable-conv: {rnak: 1}\n"
-        "  - channel-importance-prunning\n"
-        "  - mrf-simplification: {drop_units: -1}\n"
-    )
-    refused = compress("plan", recipe)
-    assert refused.exit_code == 2
-    for line, hint in ((3, "'rank'"), (4, "'channel-importance-pruning'"), (5, "-1")):
-        assert f"{recipe}:{line}" in refused.output
-        assert hint in refused.output
+    hints = {2: "'budget'", 4: "'rank'", 5: "'channel-importance-pruning'", 6: "-1"}
+    for line, hint in hints.items():
+        (told,) = [text for text in refused.output.splitlines() if f"{recipe}:{line}:" in text and hint in text]
+        assert told.strip()
 
 
 @pytest.mark.parametrize("name", ["empty", "missing", "broken"])
