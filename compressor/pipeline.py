@@ -23,7 +23,7 @@ from compressor.listening import listening_samples
 from compressor.measuring import MeasuredModel, measure
 from compressor.onnx_export import export_onnx
 from compressor.planning import Plan
-from compressor.progress import Reporter, SilentReporter
+from compressor.progress import RecordingReporter, Reporter, SilentReporter
 from compressor.report import CurvePoint, Measurement, Report, StageRecord
 from compressor.report_building import Outcome, build_report, student_metadata
 from compressor.run_folder import RunFolder
@@ -78,7 +78,7 @@ def run(
         CompressorError: what the user can act on; nothing is written before the structural stages are through.
     """
     begun = time.monotonic()
-    telling = reporter or SilentReporter()
+    telling = RecordingReporter(reporter or SilentReporter())
     check_device(settings.device)
     teacher = load_teacher(plan.recipe.teacher, plan.converters)
     folder = RunFolder(settings.out, _identity(plan, teacher), resume=settings.resume)
@@ -98,6 +98,7 @@ def run(
         )
         write_student(folder, line.student, content)
         report = build_report(plan, settings.name, bench, measured, outcome, time.monotonic() - begun)
+        folder.write("run.log", "\n".join([*telling.lines, ""]).encode())
         write_report(folder, report)
         folder.finish()
     return RunResult(report, line.student, settings.out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol
 
@@ -53,3 +54,21 @@ class SilentReporter:
     def task(self, label: str, total: int) -> SilentTask:
         """Return a task that shows nothing."""
         return SilentTask()
+
+
+class RecordingReporter:
+    """Passes everything on and keeps the lines, with the time of day (UTC), for a run's log."""
+
+    def __init__(self, inner: Reporter) -> None:
+        self.inner = inner
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        """Tell and keep one line."""
+        self.lines.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {message}")
+        self.inner.say(message)
+
+    def task(self, label: str, total: int) -> Task:
+        """Open the task where this passes on to."""
+        self.lines.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {label}: {total} steps")
+        return self.inner.task(label, total)

@@ -94,6 +94,8 @@ def test_run_leaves_everything(finished: Path) -> None:
     assert [check["size"] for check in report["export_checks"]] == [5, 16, 47, 100, 256]
     assert len(list((finished / "samples").glob("*_student.wav"))) == 1
     assert not list(finished.rglob(".*tmp*"))
+    log = (finished / "run.log").read_text()
+    assert all(f"] {stage['stage']}" in log for stage in report["stages"])
     assert "AGPL" not in report["teacher"]["licence"] or "AGPL" in (finished / "report.html").read_text()
 
 
