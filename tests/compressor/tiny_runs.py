@@ -43,7 +43,8 @@ TRAINING: dict[str, Any] = {
     }
 }
 FILES = {
-    "environment.json", "recipe.yaml", "report.html", "report.json", "run.json", "run.log", "student.onnx", "student_model.pt",
+    "environment.json", "recipe.yaml", "report.html", "report.json", "run.json", "run.log",
+    "student.onnx", "student_model.pt",
 }  # fmt: skip
 
 
