@@ -32,7 +32,7 @@ class MishPlugin:
 
 @pytest.fixture
 def mish(tmp_path: Path) -> Path:
-    shape = [1, 2, "time"]
+    shape: list[str | int | None] = [1, 2, "time"]
     graph = helper.make_graph(
         [helper.make_node("Mish", ["x"], ["y"])],
         "mish",
