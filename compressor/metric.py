@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from compressor.dataset import FloatArray
 from compressor.tensor_spec import TensorSpec
+from compressor.timing import Timings
 
 
 class Subject(Protocol):
@@ -35,16 +36,15 @@ class Subject(Protocol):
         """The model as ONNX."""
 
     @property
-    def teacher_onnx_bytes(self) -> bytes:
-        """The teacher's file, to measure beside the model's."""
-
-    @property
     def probe(self) -> dict[str, FloatArray]:
         """One input of the model, about a second long where a rate is known."""
 
     @property
     def probe_seconds(self) -> float | None:
         """Seconds of output that the probe makes; None where the output is no signal of known rate."""
+
+    def timed(self, threads: int, runs: int) -> Timings:
+        """How long the probe takes in onnxruntime, this model's file and the teacher's in turn; measured once."""
 
     @property
     def outputs(self) -> Sequence[FloatArray]:

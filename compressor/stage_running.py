@@ -49,13 +49,13 @@ class Workbench:
         """Return a student ready to be measured against the teacher."""
         return MeasuredModel(student, self.teacher, self.data, self.baseline)
 
-    def context(self, stage: PlannedStage, choices: Mapping[str, Choice]) -> StageContext:
-        """Return what a stage may know."""
+    def context(self, stage: PlannedStage, choices: Mapping[str, Choice], *, rehearsing: bool = False) -> StageContext:
+        """Return what a stage may know; in a rehearsal, where only costs count, it does without data if it can."""
         return StageContext(
             stage=stage.label,
             teacher=self.teacher,
             choices=choices,
-            data=self.data,
+            data=None if rehearsing and not stage.strategy.needs_data else self.data,
             device=self.device,
             seed=self.seed,
             workdir=self.workdir / stage.label,
@@ -92,7 +92,8 @@ class Rehearsal:
         """Apply the stage and the later ones, except training, to a copy, and measure that."""
         for stage in (self.stage, *self.later):
             if not stage.strategy.trains:
-                student = _applied(self.bench, stage, student, choices if stage is self.stage else {}).student
+                chosen = choices if stage is self.stage else {}
+                student = _applied(stage, student, self.bench.context(stage, chosen, rehearsing=True)).student
         return self.costs_now(student)
 
 
@@ -128,7 +129,7 @@ def run_stage(
     outcome = _restored(stage, student, folder, fingerprint)
     restored = outcome is not None
     if outcome is None:
-        outcome = _applied(bench, stage, student, choices)
+        outcome = _applied(stage, student, bench.context(stage, choices))
     proof = ""
     if stage.strategy.preserves_output:
         proof = check_stage(stage.label, student, outcome.student, input_specs(student))
@@ -150,11 +151,9 @@ def _choices(
     return solve(stage.strategy, copy_graph(student), context, bench.limits, Rehearsal(bench, stage, later))
 
 
-def _applied(
-    bench: Workbench, stage: PlannedStage, student: GraphModule, choices: Mapping[str, Choice]
-) -> StageOutcome:
+def _applied(stage: PlannedStage, student: GraphModule, context: StageContext) -> StageOutcome:
     try:
-        return stage.strategy.apply(copy_graph(student), bench.context(stage, choices))
+        return stage.strategy.apply(copy_graph(student), context)
     except (CompressorError, KeyboardInterrupt):
         raise
     except Exception as error:

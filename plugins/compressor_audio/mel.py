@@ -69,29 +69,47 @@ def log_mel(audio: Tensor, options: MelOptions) -> Tensor:
         ValueError: audio of the wrong shape, or shorter than the padding can reflect.
     """
     import torch
+
+    with torch.autocast(audio.device.type, enabled=False):
+        return log_bands(magnitudes(audio, options, options.hop_length), options)
+
+
+def magnitudes(audio: Tensor, options: MelOptions, hop_length: int) -> Tensor:
+    """Return the magnitude spectrogram (batch, n_fft // 2 + 1, frames) of audio (batch, samples).
+
+    Raises:
+        ValueError: audio of the wrong shape, or shorter than the padding can reflect.
+    """
+    import torch
     from torch.nn.functional import pad
 
     if audio.ndim != 2 or audio.shape[-1] < options.shortest:
         raise ValueError(
             f"expected audio (batch, samples) of at least {options.shortest} samples; found {tuple(audio.shape)}"
         )
-    window, filters = _analysis(options, audio.device.type, audio.device.index)
-    left = (options.n_fft - options.hop_length) // 2
-    right = options.n_fft - options.hop_length - left
-    with torch.autocast(audio.device.type, enabled=False):
-        padded = pad(audio.float().unsqueeze(1), (left, right), mode="reflect").squeeze(1)
-        spectrum = torch.stft(
-            padded,
-            options.n_fft,
-            hop_length=options.hop_length,
-            win_length=options.win_length,
-            window=window,
-            center=False,
-            return_complex=True,
-        )
-        magnitude = torch.sqrt(torch.view_as_real(spectrum).pow(2).sum(-1) + _POWER_EPSILON)
-        bands = torch.clamp(filters @ magnitude, min=options.clamp)
-        return torch.log(bands) if options.log == "e" else torch.log10(bands)
+    window, _ = _analysis(options, audio.device.type, audio.device.index)
+    left = (options.n_fft - hop_length) // 2
+    right = options.n_fft - hop_length - left
+    padded = pad(audio.float().unsqueeze(1), (left, right), mode="reflect").squeeze(1)
+    spectrum = torch.stft(
+        padded,
+        options.n_fft,
+        hop_length=hop_length,
+        win_length=options.win_length,
+        window=window,
+        center=False,
+        return_complex=True,
+    )
+    return torch.sqrt(torch.view_as_real(spectrum).pow(2).sum(-1) + _POWER_EPSILON)
+
+
+def log_bands(magnitude: Tensor, options: MelOptions) -> Tensor:
+    """Return the log mel spectrogram (batch, n_mels, frames) of magnitudes (batch, n_fft // 2 + 1, frames)."""
+    import torch
+
+    _, filters = _analysis(options, magnitude.device.type, magnitude.device.index)
+    bands = torch.clamp(filters @ magnitude, min=options.clamp)
+    return torch.log(bands) if options.log == "e" else torch.log10(bands)
 
 
 @lru_cache(maxsize=16)

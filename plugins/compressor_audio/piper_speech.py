@@ -18,8 +18,9 @@ from compressor.errors import DataError
 from compressor.package_files import resolve_package_path
 from compressor_audio.piper_voice import PiperVoice, Scales
 from compressor_audio.speech_cache import Pcm, from_pcm, load_speech, save_speech, to_pcm
-from compressor_audio.speech_samples import at_speed, check_audible, mel_input, speech_sample
-from compressor_audio.speech_source import SpeechSource, Speed
+from compressor_audio.speech_samples import check_audible, mel_input
+from compressor_audio.speech_source import SpeechSource
+from compressor_audio.voice_change import Pitch
 
 
 class Sentence(NamedTuple):
@@ -32,7 +33,7 @@ class Sentence(NamedTuple):
 class PiperSpeech(SpeechSource):
     """English sentences spoken by a Piper voice; no sentence both trains and validates.
 
-    Each training sentence is resampled by one of `speeds` in turn, so that one voice's pitch spans those of several.
+    Each training sentence is spoken at one of `pitches` in turn, so that one voice stands for many.
     """
 
     name: ClassVar[str] = "piper-speech"
@@ -46,10 +47,10 @@ class PiperSpeech(SpeechSource):
     noise_scale: float = Field(default=0.667, ge=0.0, le=2.0, description="how much the sound varies")
     length_scale: float = Field(default=1.0, ge=0.3, le=3.0, description="above one: slower speech")
     noise_w: float = Field(default=0.8, ge=0.0, le=2.0, description="how much the phonemes' durations vary")
-    speeds: tuple[Speed, ...] = Field(
-        default=(1.0, 1.25, 1.5),
+    pitches: tuple[Pitch, ...] = Field(
+        default=(1.0, 2.0, 2.6, 1.5, 2.3),
         min_length=1,
-        description="training sentences are played this many times as fast, in turn",
+        description="training sentences are spoken this many times as high, in turn, by vocal tracts to match",
     )
 
     @model_validator(mode="after")
@@ -74,8 +75,8 @@ class PiperSpeech(SpeechSource):
         validation, train = audio[: self.validation_sentences], audio[self.validation_sentences :]
         return self._dataset(
             tuple(
-                self._sample(f"sentence {number} at {speed:g} times the speed", samples, speed, voice, input_name)
-                for number, (samples, speed) in enumerate(zip(train, cycle(self.speeds), strict=False), start=1)
+                self._sample(f"sentence {number}", samples, pitch, voice, input_name)
+                for number, (samples, pitch) in enumerate(zip(train, cycle(self.pitches), strict=False), start=1)
             ),
             tuple(
                 self._sample(f"validation sentence {number}", samples, 1.0, voice, input_name)
@@ -104,11 +105,10 @@ class PiperSpeech(SpeechSource):
                 task.advance()
         return spoken
 
-    def _sample(self, name: str, audio: FloatArray, speed: float, voice: PiperVoice, input_name: str) -> Sample:
-        rate = self.mel.sample_rate
-        resampled = at_speed(audio, voice.sample_rate, rate, speed)[: round(self.max_seconds * rate)]
-        check_audible(f"{voice.path}, {name}", resampled, rate, self.min_seconds)
-        return speech_sample(name, resampled, input_name, self.mel)
+    def _sample(self, name: str, audio: FloatArray, pitch: float, voice: PiperVoice, input_name: str) -> Sample:
+        spoken = audio[: round(self.max_seconds * voice.sample_rate)]
+        check_audible(f"{voice.path}, {name}", spoken, voice.sample_rate, self.min_seconds)
+        return self._training_sample(name, spoken, voice.sample_rate, pitch, input_name)
 
     @property
     def _scales(self) -> Scales:

@@ -11,8 +11,9 @@ from pydantic import Field
 from compressor.data_source import DataContext
 from compressor.dataset import Dataset, FloatArray, Sample
 from compressor.errors import DataError
-from compressor_audio.speech_samples import at_speed, check_audible, mel_input, read_recording, speech_sample
-from compressor_audio.speech_source import SpeechSource, Speed
+from compressor_audio.speech_samples import check_audible, mel_input, read_recording, speech_sample
+from compressor_audio.speech_source import SpeechSource
+from compressor_audio.voice_change import Pitch
 
 _SUFFIXES = frozenset({".wav", ".flac", ".ogg"})
 _REASONS_SHOWN = 5
@@ -31,8 +32,10 @@ class SpeechFolder(SpeechSource):
     validation_path: Path | None = Field(
         default=None, description="another folder to validate on; all files of `path` then train"
     )
-    speeds: tuple[Speed, ...] = Field(
-        default=(1.0,), min_length=1, description="each training recording is also used this many times as fast"
+    pitches: tuple[Pitch, ...] = Field(
+        default=(1.0,),
+        min_length=1,
+        description="each training recording is also used this many times as high, as if another voice spoke it",
     )
 
     def load(self, context: DataContext) -> Dataset:
@@ -96,10 +99,8 @@ class SpeechFolder(SpeechSource):
 
     def _training_samples(self, recordings: Recordings, input_name: str) -> Iterable[Sample]:
         for name, audio in recordings.items():
-            for speed in self.speeds:
-                faster = at_speed(audio, self.mel.sample_rate, self.mel.sample_rate, speed)
-                label = name if speed == 1.0 else f"{name} at {speed:g} times the speed"
-                yield speech_sample(label, faster, input_name, self.mel)
+            for pitch in self.pitches:
+                yield self._training_sample(name, audio, self.mel.sample_rate, pitch, input_name)
 
 
 def _audio_files(folder: Path) -> list[Path]:

@@ -55,7 +55,7 @@ def read_recording(path: Path, sample_rate: int, max_seconds: float) -> FloatArr
     audio: FloatArray = channels.mean(axis=1)
     if not np.isfinite(audio).all():
         raise DataError(f"{path}: holds samples that are not finite numbers")
-    return at_speed(audio, rate, sample_rate)
+    return at_rate(audio, rate, sample_rate)
 
 
 def check_audible(name: str, audio: FloatArray, sample_rate: int, min_seconds: float) -> None:
@@ -81,11 +81,11 @@ def speech_sample(name: str, audio: FloatArray, input_name: str, mel: MelOptions
     return Sample(name=name, inputs={input_name: frames}, reference=reference)
 
 
-def at_speed(audio: FloatArray, rate: int, new_rate: int, speed: float = 1.0) -> FloatArray:
-    """Return audio (samples,) of `rate` at `new_rate`, played `speed` times as fast: shorter and higher by it."""
+def at_rate(audio: FloatArray, rate: float, new_rate: float) -> FloatArray:
+    """Return audio (samples,) of `rate` at `new_rate`."""
     import soxr
 
-    return audio if rate * speed == new_rate else np.asarray(soxr.resample(audio, rate * speed, new_rate), np.float32)
+    return audio if rate == new_rate else np.asarray(soxr.resample(audio, rate, new_rate), np.float32)
 
 
 def content_hash(*parts: Iterable[Sample]) -> str:

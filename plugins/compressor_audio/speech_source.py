@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from abc import ABC
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
 from compressor.data_source import DataSource
-from compressor.dataset import Dataset, Sample
+from compressor.dataset import Dataset, FloatArray, Sample
 from compressor_audio.mel import MelOptions
-from compressor_audio.speech_samples import check_audible, content_hash, mel_input, read_recording, speech_sample
+from compressor_audio.speech_samples import (
+    at_rate,
+    check_audible,
+    content_hash,
+    mel_input,
+    read_recording,
+    speech_sample,
+)
+from compressor_audio.voice_change import changed_voice
 
 if TYPE_CHECKING:
     from compressor.tensor_spec import TensorSpec
-
-Speed = Annotated[float, Field(ge=0.5, le=3.0)]
 
 
 class SpeechSource(DataSource, ABC):
@@ -50,6 +56,12 @@ class SpeechSource(DataSource, ABC):
         check_audible(str(path), audio, self.mel.sample_rate, self.min_seconds)
         return speech_sample(path.stem, audio, input_name, self.mel)
 
+    def _training_sample(self, name: str, audio: FloatArray, rate: int, pitch: float, input_name: str) -> Sample:
+        """Return audio (samples,) of `rate` as a sample, as if spoken `pitch` times as high by another voice."""
+        if pitch == 1.0:
+            return speech_sample(name, at_rate(audio, rate, self.mel.sample_rate), input_name, self.mel)
+        return Sample(f"{name}, {pitch:g} times as high", {input_name: changed_voice(audio, rate, self.mel, pitch)})
+
     def _dataset(
         self, train: tuple[Sample, ...], validation: tuple[Sample, ...], origin: str, findings: tuple[str, ...] = ()
     ) -> Dataset:
@@ -63,5 +75,5 @@ class SpeechSource(DataSource, ABC):
         )
 
     def _amount(self, samples: tuple[Sample, ...]) -> str:
-        seconds = sum(len(sample.reference) for sample in samples if sample.reference is not None)
-        return f"{len(samples)} utterances ({seconds / self.mel.sample_rate:.0f} s)"
+        frames = sum(mel.shape[-1] for sample in samples for mel in sample.inputs.values())
+        return f"{len(samples)} utterances ({frames * self.mel.hop_length / self.mel.sample_rate:.0f} s)"

@@ -1,8 +1,8 @@
-"""`depthwise-separable-conv`: a trained convolution as depthwise and pointwise convolutions, by SVD.
+"""`depthwise-separable-conv`: a trained convolution as depthwise and pointwise convolutions.
 
-Network decoupling (Guo et al., arXiv 1808.05517): for each input channel the matrix of its filters (output channels x
-taps) is cut to `rank` singular values. The right vectors become depthwise filters, the left ones pointwise weights.
-Rank two and more is a sum of such pairs: engines have fast kernels for one filter a channel only.
+Network decoupling (Guo et al., arXiv 1808.05517): for each input channel the matrix of its filters (taps x output
+channels) is cut to `rank` singular values. The left vectors become depthwise filters, the right ones pointwise weights.
+From there on both are fitted to what the layer puts out on calibration data: see `separable_fit`. Rank two and more is a sum of such pairs: engines have fast kernels for one filter a channel only.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from pydantic import Field
 from compressor.strategy import Finding, StageContext, StageOutcome, Strategy
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.fx import GraphModule, Node
     from torch.nn.modules.conv import _ConvNd
+
+    from compressor.calibration import Reading
 
 
 class DepthwiseSeparableConv(Strategy):
@@ -35,22 +36,43 @@ class DepthwiseSeparableConv(Strategy):
     min_kernel_size: int = Field(default=3, ge=2, description="smallest number of taps worth factorising")
     min_channels: int = Field(default=1, ge=1, description="leave narrower layers, by their input channels")
     transposed: bool = Field(default=False, description="factorise transposed convolutions too")
+    calibration_samples: int = Field(
+        default=4, ge=0, description="training samples on which the output is kept; 0 keeps the weights instead"
+    )
+    rounds: int = Field(default=3, ge=1, description="how often both factors are solved in turn, with calibration")
     keep_ends: bool = Field(default=True, description="leave the model's first and last convolution dense")
 
     def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
-        from compressor.graph_editing import clean, layer_name, select
+        from compressor.calibration import readings
+        from compressor.graph_editing import clean, layer_name
+
+        findings, worthwhile = [], []
+        for node, conv in self._chosen(student):
+            reason = self._why_dense(conv)
+            if reason:
+                findings.append(Finding(f"left dense: {reason}", layer_name(node)))
+            else:
+                worthwhile.append((node, conv))
+        samples = context.data.train[: self.calibration_samples] if context.data else ()
+        if self.calibration_samples and not samples:
+            findings.append(Finding("no data to calibrate on: filters are decomposed without regard to what they read"))
+        read = readings(student, [layer_name(node) for node, _ in worthwhile], samples) if samples else {}
+        findings += [self._factorise(student, node, conv, read.get(layer_name(node))) for node, conv in worthwhile]
+        return StageOutcome(clean(student), tuple(findings))
+
+    def _chosen(self, student: GraphModule) -> list[tuple[Node, _ConvNd]]:
+        from compressor.graph_editing import layer_name, select
 
         convolutions = self._convolutions(student)
         names = [layer_name(node) for node, _ in convolutions]
         chosen = set(select(names, self.targets, self.ignore)) if names else set()
         if self.keep_ends:
             chosen -= {names[0], names[-1]} if names else set()
-        findings = [
-            self._factorise(student, node, conv)
+        return [
+            (node, conv)
             for node, conv in convolutions
             if layer_name(node) in chosen and conv.in_channels >= self.min_channels
         ]
-        return StageOutcome(clean(student), tuple(findings))
 
     def _convolutions(self, student: GraphModule) -> list[tuple[Node, _ConvNd]]:
         from torch import nn
@@ -62,17 +84,29 @@ class DepthwiseSeparableConv(Strategy):
             kinds += (nn.ConvTranspose1d, nn.ConvTranspose2d)
         return list(module_nodes(student, *kinds))  # type: ignore[arg-type]
 
-    def _factorise(self, student: GraphModule, node: Node, conv: _ConvNd) -> Finding:
+    def _why_dense(self, conv: _ConvNd) -> str:
+        before, after = self._weights(conv)
+        if conv.groups != 1:
+            return f"it is grouped already (now {before:,})"
+        if conv.padding_mode != "zeros":
+            return f"it pads with {conv.padding_mode} (now {before:,})"
+        taps = int(conv.weight[0, 0].numel())
+        return f"{taps} taps would cost {after:,} weights (now {before:,})" if self._saves_nothing(conv) else ""
+
+    def _saves_nothing(self, conv: _ConvNd) -> bool:
+        before, after = self._weights(conv)
+        return conv.weight[0, 0].numel() < self.min_kernel_size or after >= before
+
+    def _weights(self, conv: _ConvNd) -> tuple[int, int]:
+        """Return the number of weights as a dense and as a separable convolution."""
+        taps = int(conv.weight[0, 0].numel())
+        return conv.weight.numel(), conv.in_channels * self.rank * (taps + conv.out_channels)
+
+    def _factorise(self, student: GraphModule, node: Node, conv: _ConvNd, reading: Reading | None) -> Finding:
         from compressor.graph_editing import layer_name, replace_with_sum
 
-        layer = layer_name(node)
-        taps = int(conv.weight[0, 0].numel())
-        before = conv.in_channels * conv.out_channels * taps
-        after = conv.in_channels * self.rank * (taps + conv.out_channels)
-        if conv.groups != 1 or taps < self.min_kernel_size or conv.padding_mode != "zeros" or after >= before:
-            reason = "it is grouped already" if conv.groups != 1 else f"{taps} taps would cost {after:,} weights"
-            return Finding(f"left dense: {reason} (now {before:,})", layer)
-        terms, kept = separable(conv, self.rank)
+        before, after = self._weights(conv)
+        terms, kept = separable(conv, self.rank, reading, self.rounds)
         names = [f"_{number}" if number else "" for number in range(len(terms))]
         replace_with_sum(
             student,
@@ -82,43 +116,46 @@ class DepthwiseSeparableConv(Strategy):
                 for name, (depthwise, pointwise) in zip(names, terms, strict=True)
             ],
         )
+        of = "output" if reading else "filters"
         return Finding(
-            f"rank {self.rank} keeps {kept:.0%} of the filters' energy, {before:,} to {after:,} weights",
-            layer,
+            f"rank {self.rank} keeps {kept:.1%} of the {of}'{'s' if reading else ''} energy, "
+            f"{before:,} to {after:,} weights",
+            layer_name(node),
             {"energy_kept": kept, "weights_before": before, "weights_after": after},
         )
 
 
-def separable(conv: _ConvNd, rank: int) -> tuple[list[tuple[_ConvNd, _ConvNd]], float]:
-    """Return pairs of depthwise and pointwise convolutions that add up, and the share of the filters' energy they keep.
+def separable(
+    conv: _ConvNd, rank: int, reading: Reading | None = None, rounds: int = 3
+) -> tuple[list[tuple[_ConvNd, _ConvNd]], float]:
+    """Return pairs of depthwise and pointwise convolutions that add up, and the share of energy that they keep.
 
-    Exact when `rank` reaches the number of taps or of output channels.
+    The energy is the output's where `reading` says what the layer reads, else that of the filters. Exact when `rank`
+    reaches the number of taps or of output channels.
     """
     import torch
 
-    filters = _filters_by_input(conv)
-    left, values, right = torch.linalg.svd(filters.double(), full_matrices=False)
-    rank = min(rank, values.shape[1])
-    energy = values.square()
-    kept = float(energy[:, :rank].sum() / energy.sum().clamp_min(1e-30))
-    root = values.sqrt()
+    from compressor.unfolding import matrix, set_matrix
+    from compressor_conv.separable_fit import decomposed, fitted, output_error
+
+    filters = matrix(conv)[0].detach().double().unflatten(0, (conv.in_channels, -1))
+    found = decomposed(filters, min(rank, *filters.shape[1:]))
+    if reading is not None:
+        found = fitted(filters, reading.covariance, found, rounds)
+        lost = output_error(filters, reading.covariance, found)
+    else:
+        lost = float((filters - found.product).square().sum() / filters.square().sum().clamp_min(1e-30))
     terms = []
-    for term in range(rank):
-        depthwise, pointwise = _build(conv, bias=conv.bias is not None and term == 0)
-        with torch.no_grad():
-            depthwise.weight.copy_((root[:, term, None] * right[:, term]).reshape(depthwise.weight.shape))
-            pointwise.weight.copy_((left[:, :, term] * root[:, term, None]).T.reshape(pointwise.weight.shape))
-            if conv.bias is not None and pointwise.bias is not None:
-                pointwise.bias.copy_(conv.bias)
+    for number, (taps, mixing) in enumerate(zip(found.depthwise, found.pointwise, strict=True)):
+        depthwise, pointwise = _build(conv, bias=conv.bias is not None and number == 0)
+        set_matrix(depthwise, taps[:, :, None])
+        set_matrix(pointwise, mixing[None])
+        if conv.bias is not None and pointwise.bias is not None:
+            moved = (filters - found.product).flatten(0, 1).T @ reading.mean if reading else 0.0
+            with torch.no_grad():
+                pointwise.bias.copy_(conv.bias.double() + moved)
         terms.append((depthwise, pointwise))
-    return terms, kept
-
-
-def _filters_by_input(conv: _ConvNd) -> Tensor:
-    """Return the weight as (input channels, output channels, taps)."""
-    weight = conv.weight.detach()
-    by_input = weight if conv.transposed else weight.transpose(0, 1)
-    return by_input.flatten(2)
+    return terms, 1.0 - lost
 
 
 def _build(conv: _ConvNd, *, bias: bool) -> tuple[_ConvNd, _ConvNd]:

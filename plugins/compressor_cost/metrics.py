@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from statistics import median
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from compressor.metric import Metric, Subject
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
 
 class Parameters(Metric):
     """Weights of the model, a shared one counted once."""
@@ -46,7 +39,7 @@ class FileBytes(Metric):
 
 class _Timed(Metric):
     threads: int = Field(default=1, ge=1, description="onnxruntime threads")
-    runs: int = Field(default=7, ge=1, description="timed runs after one warm-up; the median counts")
+    runs: int = Field(default=5, ge=1, description="timed runs after one warm-up; the median counts")
 
 
 class Latency(_Timed):
@@ -56,7 +49,7 @@ class Latency(_Timed):
     unit: ClassVar[str] = "ms"
 
     def measure(self, subject: Subject) -> float:
-        return 1000 * _seconds(subject, self.threads, self.runs)
+        return 1000 * subject.timed(self.threads, self.runs).seconds
 
 
 class RealTimeFactor(_Timed):
@@ -66,7 +59,7 @@ class RealTimeFactor(_Timed):
     needs_signal: ClassVar[bool] = True
 
     def measure(self, subject: Subject) -> float:
-        return _seconds(subject, self.threads, self.runs) / (subject.probe_seconds or 1.0)
+        return subject.timed(self.threads, self.runs).seconds / (subject.probe_seconds or 1.0)
 
 
 class Speedup(_Timed):
@@ -77,30 +70,4 @@ class Speedup(_Timed):
     better: ClassVar[Literal["lower", "higher"]] = "higher"
 
     def measure(self, subject: Subject) -> float:
-        student, teacher = (
-            _session(content, self.threads) for content in (subject.onnx_bytes, subject.teacher_onnx_bytes)
-        )
-        probe = subject.probe
-        teacher_probe = {
-            node.name: array.reshape([-1 if isinstance(size, str) else size for size in node.shape])
-            for node, array in zip(teacher.get_inputs(), probe.values(), strict=True)
-        }
-        ratios = [_once(teacher, teacher_probe) / _once(student, probe) for _ in range(self.runs + 1)]
-        return median(ratios[1:])
-
-
-def _session(content: bytes, threads: int) -> InferenceSession:
-    from compressor.teacher_loading import onnx_session
-
-    return onnx_session(content, threads)
-
-
-def _once(session: InferenceSession, inputs: Mapping[str, Any]) -> float:
-    start = time.perf_counter()
-    session.run(None, inputs)
-    return time.perf_counter() - start
-
-
-def _seconds(subject: Subject, threads: int, runs: int) -> float:
-    session = _session(subject.onnx_bytes, threads)
-    return median([_once(session, subject.probe) for _ in range(runs + 1)][1:])
+        return subject.timed(self.threads, self.runs).speedup

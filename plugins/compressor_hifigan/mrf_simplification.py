@@ -91,7 +91,7 @@ def _energies(student: GraphModule, watched: set[Node], context: StageContext, s
         def run_node(self, n: Node) -> object:
             value = super().run_node(n)
             if n in energy:
-                energy[n] += float(value.double().square().sum())
+                energy[n] += float(value.square().sum(dtype=torch.float64))
             return value
 
     chosen = context.data.train[:samples] if context.data else ()

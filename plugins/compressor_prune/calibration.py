@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn.modules.conv import _ConvNd
 
-from compressor.calibration import calibration_inputs
+from compressor.calibration import Hook, calibration_inputs, observe
 from compressor.dataset import Sample
 from compressor.graph_editing import feed, input_specs
 from compressor.measuring import PROBE_SIZE
@@ -18,8 +18,6 @@ from compressor.teacher_loading import random_inputs
 
 POSITIONS = 4096
 """Positions a layer and sample that second moments are summed over, about."""
-
-Hook = Callable[[nn.Module, tuple[Tensor, ...], Any], None]
 
 
 def reading_weights(module: nn.Module) -> Tensor:
@@ -47,7 +45,7 @@ def second_moments(student: GraphModule, layers: Iterable[str], samples: Sequenc
 
         return add
 
-    _observe(student, {layer: adder(layer) for layer in layers}, calibration_inputs(input_specs(student), samples))
+    observe(student, {layer: adder(layer) for layer in layers}, calibration_inputs(input_specs(student), samples))
     return sums
 
 
@@ -66,18 +64,8 @@ def layer_positions(student: GraphModule, sample_rate: int | None) -> dict[str, 
     arrays = random_inputs(input_specs(student), PROBE_SIZE)
     probe = tuple(torch.from_numpy(array) for array in arrays.values())
     names = [name for name, module in student.named_modules() if isinstance(module, _ConvNd | nn.Linear)]
-    _observe(student, {name: counter(name) for name in names}, [probe])
+    observe(student, {name: counter(name) for name in names}, [probe])
     if sample_rate is None:
         return counts
     samples = feed(student, probe)[0].numel()
     return {layer: round(count * sample_rate / samples) for layer, count in counts.items()}
-
-
-def _observe(student: GraphModule, hooks: dict[str, Hook], inputs: Iterable[tuple[Tensor, ...]]) -> None:
-    handles = [student.get_submodule(layer).register_forward_hook(hook) for layer, hook in hooks.items()]
-    try:
-        for values in inputs:
-            feed(student, values)
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -74,15 +74,19 @@ def test_the_voice_knows_every_phoneme() -> None:
 
 @needs_voice
 def test_speaks_once_and_the_same_each_time(context: DataContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = PiperSpeech(sentences=1, validation_sentences=1, speeds=(1.5,))
+    source = PiperSpeech(sentences=2, validation_sentences=1, pitches=(1.0, 1.5))
     first = source.load(context)
     (cache,) = context.cache_dir.iterdir()
     cache.write_bytes(cache.read_bytes()[:1000])
     assert source.load(context).identity == first.identity
     monkeypatch.setattr(PiperVoice, "speak", lambda *_: pytest.fail("spoken again in spite of the cache"))
     assert source.load(context).identity == first.identity
-    for sample, shortest in zip(first.train + first.validation, (1.2, 2.0), strict=True):
+    natural, raised = first.train
+    assert raised.name == "sentence 2, 1.5 times as high"
+    assert raised.reference is None
+    assert raised.inputs["mel"].shape[:2] == (1, 80)
+    for sample in (natural, *first.validation):
         assert sample.reference is not None
-        assert shortest < len(sample.reference) / 22050 < 8.0
+        assert 1.2 < len(sample.reference) / 22050 < 8.0
         assert 0.02 < np.sqrt(np.mean(sample.reference**2)) < 0.3
         assert sample.inputs["mel"].shape == (1, 80, len(sample.reference) // 256)

@@ -89,9 +89,9 @@ def test_an_unusable_folder_says_why(tmp_path: Path, recordings: MakeFolder, con
         SpeechFolder(path=tmp_path / "absent").load(context)
 
 
-def test_speeds_multiply_training_only(recordings: MakeFolder, context: DataContext) -> None:
-    data = SpeechFolder(path=recordings(3), validation_files=1, speeds=(1.0, 1.25)).load(context)
-    assert names(data.train)[:2] == ["00.wav", "00.wav at 1.25 times the speed"]
+def test_pitches_multiply_training_only(recordings: MakeFolder, context: DataContext) -> None:
+    data = SpeechFolder(path=recordings(3), validation_files=1, pitches=(1.0, 1.25)).load(context)
+    assert names(data.train)[:2] == ["00.wav", "00.wav, 1.25 times as high"]
     assert (len(data.train), len(data.validation)) == (4, 1)
 
 
