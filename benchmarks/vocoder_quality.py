@@ -40,7 +40,7 @@ class WrittenModel:
         self.macs = 0
 
     def timed(self, threads: int, runs: int) -> Timings:
-        """This file and the teacher's in turn."""
+        """Time the file and the teacher's in turn."""
         return Timings(
             *time_in_turn([(self.onnx_bytes, self.probe), (self.teacher_content, self.probe)], threads, runs)
         )

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from compressor.allocation import Choice, allocate
+from compressor.allocation import Choices, allocate
 from compressor.errors import BudgetError
 from compressor.report import Measurement, Verdict
-from compressor.strategy import BudgetedStrategy, Candidate
+from compressor.strategy import Candidate
 
 if TYPE_CHECKING:
-    from torch.fx import GraphModule
-
     from compressor.metric import Metric
     from compressor.recipe import Limit
-    from compressor.stage_running import Rehearsal
-    from compressor.strategy import StageContext
+    from compressor.rehearsing import Rehearsal
 
 ATTEMPTS = 8
 """How often a choice is corrected because later stages, or layers that share channels, cost more than was foreseen."""
@@ -47,6 +44,24 @@ def _cost(name: str, measurement: Measurement | None) -> float:
     return measurement.value
 
 
+def following_rates(
+    metrics: Sequence[Metric], limits: Mapping[str, Limit], teacher: Sequence[Measurement]
+) -> dict[str, tuple[str, float]]:
+    """Return, for limited metrics that follow another one, which that is and how much of this the teacher has per that.
+
+    Raises:
+        BudgetError: the metric followed is not measured.
+    """
+    values = {entry.metric: entry.value for entry in teacher if entry.value}
+    rates = {}
+    for metric in metrics:
+        if metric.name in limits and metric.follows and metric.name in values:
+            if metric.follows not in values:
+                raise BudgetError(f"a limit of '{metric.name}' needs '{metric.follows}' among the recipe's metrics")
+            rates[metric.name] = (metric.follows, values[metric.name] / values[metric.follows])
+    return rates
+
+
 def costs(measurements: Sequence[Measurement], limits: Mapping[str, float]) -> dict[str, float]:
     """Return the measured values of the limited metrics."""
     return {entry.metric: float(entry.value or 0.0) for entry in measurements if entry.metric in limits}
@@ -71,39 +86,36 @@ def judge(
     )
 
 
-def solve(
-    strategy: BudgetedStrategy,
-    student: GraphModule,
-    context: StageContext,
-    limits: Mapping[str, float],
-    rehearsal: Rehearsal,
-) -> dict[str, Choice]:
-    """Choose what a stage does so that the student meets the limits at the end of the recipe.
+def solve(offers: Mapping[str, Sequence[Candidate]], limits: Mapping[str, float], rehearsal: Rehearsal) -> Choices:
+    """Choose what each stage does so that the student meets the limits at the end of the recipe.
 
-    Candidates say what they save in the student as it is; later stages and layers that share channels change that. So
-    each choice is rehearsed to the end of the recipe, and what the rehearsal costs beyond the prediction is added to
-    the costs that the allocation is handed, until the rehearsed student keeps the limits and wastes little.
+    Candidates say what they save in the student as it is; stages without candidates change that, and no candidate
+    knows what a clock will show. So each choice is rehearsed to the end of the recipe, and what the rehearsal costs
+    beyond the prediction is added to the costs that the allocation is handed, until the rehearsed student keeps the
+    limits and wastes little.
+
+    Args:
+        offers: candidates by stage, each saving something in every limited metric that it bears on.
+        limits: what the student may cost in the end, by metric.
+        rehearsal: what the student costs now, and after which choices.
 
     Raises:
         BudgetError: no choice does.
     """
-    candidates = strategy.candidates(student, context)
-    if not candidates:
-        return {}
-    now = rehearsal.costs_now(student)
-    choices: dict[str, Choice] = {}
-    best: dict[str, Choice] | None = None
-    predicted, final = now, rehearsal.costs_after(student, choices)
+    now = rehearsal.costs_now()
+    choices: Choices = {}
+    best: Choices | None = None
+    predicted, final = now, rehearsal.costs_after(choices)
     for attempt in range(ATTEMPTS):
         meets = all(final[name] <= limits[name] for name in limits)
         if meets:
             best = choices
-            if not choices or any(final[name] >= (1 - WASTE) * limits[name] for name in limits):
+            if not choices or all(final[name] >= (1 - WASTE) * limits[name] for name in limits):
                 break
         margin = 0.0 if meets else MARGIN * attempt
         ahead = {name: now[name] + final[name] - predicted[name] + margin * limits[name] for name in limits}
         try:
-            following = allocate(candidates, ahead, limits)
+            following = allocate(offers, ahead, limits)
         except BudgetError:
             if best is None:
                 raise
@@ -111,19 +123,29 @@ def solve(
         if following == choices and meets:
             break
         choices = following
-        predicted, final = _predicted(candidates, choices, now), rehearsal.costs_after(student, choices)
+        predicted, final = _predicted(offers, choices, now), rehearsal.costs_after(choices)
     if best is None:
         listed = ", ".join(f"{name} {final[name]:,.0f} of {limits[name]:,.0f}" for name in limits)
-        raise BudgetError(f"no choice of widths meets the budget; the nearest found is {listed}")
+        raise BudgetError(f"no choice meets the budget; the nearest found is {listed}")
     return best
 
 
+def chosen(offers: Mapping[str, Sequence[Candidate]], choices: Choices) -> list[tuple[str, Candidate]]:
+    """Return the candidates that were chosen, with their stages."""
+    return [
+        (stage, candidate)
+        for stage, offered in offers.items()
+        for candidate in offered
+        if choices.get(stage, {}).get(candidate.layer) == candidate.setting
+    ]
+
+
 def _predicted(
-    candidates: Sequence[Candidate], choices: Mapping[str, Choice], now: Mapping[str, float]
+    offers: Mapping[str, Sequence[Candidate]], choices: Choices, now: Mapping[str, float]
 ) -> dict[str, float]:
     """Return what the student costs after the choices if every candidate saves what it says."""
-    chosen = [candidate for candidate in candidates if choices.get(candidate.layer) == candidate.setting]
-    return {name: cost - sum(candidate.saving.get(name, 0.0) for candidate in chosen) for name, cost in now.items()}
+    taken = [candidate for _, candidate in chosen(offers, choices)]
+    return {name: cost - sum(candidate.saving.get(name, 0.0) for candidate in taken) for name, cost in now.items()}
 
 
 def limited(metrics: Sequence[Metric], limits: Mapping[str, float]) -> tuple[Metric, ...]:

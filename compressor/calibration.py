@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from compressor.dataset import Sample
 from compressor.graph_editing import feed, input_specs
+from compressor.teacher_loading import random_inputs
 from compressor.tensor_spec import TensorSpec
-from compressor.unfolding import output_positions, unfoldable, unfolded
+from compressor.unfolding import channel_axis, output_positions, unfoldable, unfolded
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -22,6 +24,9 @@ LONGEST = 256
 
 POSITIONS = 2048
 """Output positions a layer and sample that are looked at, about: neighbouring ones say nearly the same."""
+
+PROBE_SIZE = 32
+"""Size of the dynamic axes of a probe whose rate is not known."""
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Any], None]
 
@@ -47,6 +52,27 @@ def observe(student: GraphModule, hooks: Mapping[str, Hook], inputs: Iterable[tu
     finally:
         for handle in handles:
             handle.remove()
+
+
+def layer_positions(student: GraphModule, sample_rate: int | None) -> dict[str, int]:
+    """Return how often each layer's weights are applied, per second of output, or for one probe without a rate."""
+    counts: dict[str, int] = {}
+
+    def counter(layer: str) -> Hook:
+        def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+            values = inputs[0] if getattr(module, "transposed", False) else output
+            counts[layer] = values.numel() // values.shape[channel_axis(module)]
+
+        return count
+
+    arrays = random_inputs(input_specs(student), PROBE_SIZE)
+    probe = tuple(torch.from_numpy(array) for array in arrays.values())
+    names = [name for name, module in student.named_modules() if isinstance(module, _ConvNd | nn.Linear)]
+    observe(student, {name: counter(name) for name in names}, [probe])
+    if sample_rate is None:
+        return counts
+    samples = feed(student, probe)[0].numel()
+    return {layer: round(count * sample_rate / samples) for layer, count in counts.items()}
 
 
 @dataclass(frozen=True)

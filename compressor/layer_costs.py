@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from compressor.calibration import PROBE_SIZE
 from compressor.graph_editing import feed, input_specs, named_weights
-from compressor.measuring import PROBE_SIZE
 from compressor.teacher_loading import random_inputs
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from compressor.calibration import PROBE_SIZE
 from compressor.dataset import Dataset, FloatArray
 from compressor.errors import MetricUnavailable
 from compressor.graph_editing import feed, input_specs, parameter_count
@@ -23,9 +24,6 @@ from compressor.timing import Timings, time_in_turn
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
-
-PROBE_SIZE = 32
-"""Size of the dynamic axes of a probe whose rate is not known."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,6 +72,9 @@ class Metric(BaseModel, ABC):
     needs_signal: ClassVar[bool] = False
     """True: only for models whose output is a signal of known sample rate, such as audio."""
 
+    follows: ClassVar[str] = ""
+    """The cost by whose savings this one's are predicted while a budget is spent; empty: strategies know it."""
+
     @abstractmethod
     def measure(self, subject: Subject) -> float:
         """Return the number; raise `MetricUnavailable` where something must be installed first."""

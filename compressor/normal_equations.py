@@ -39,7 +39,8 @@ class NormalEquations:
         strength = ridge * self.gram.diagonal().mean()
         regular = self.gram + strength * torch.eye(len(self.gram), dtype=torch.float64)
         missing = self.cross - self.gram @ prior.double()
-        return prior.double() + torch.linalg.solve(regular, missing)
+        weights: Tensor = prior.double() + torch.linalg.solve(regular, missing)
+        return weights
 
     def error(self, weights: Tensor) -> Tensor:
         """Return the squared error of weights (columns + 1, outputs), by output and summed over rows."""

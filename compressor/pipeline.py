@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from compressor.allocation import Choices
 from compressor.artifacts import write_report, write_student
-from compressor.budget import judge, limit_values
+from compressor.budget import following_rates, judge, limit_values
 from compressor.data_source import DataContext
 from compressor.dataset import Dataset
 from compressor.errors import CompressorError, DataError
@@ -24,7 +25,8 @@ from compressor.measuring import MeasuredModel, measure
 from compressor.onnx_export import export_onnx
 from compressor.planning import Plan
 from compressor.progress import RecordingReporter, Reporter, SilentReporter
-from compressor.report import CurvePoint, Measurement, Report, StageRecord
+from compressor.rehearsing import budgeted, spend_budget
+from compressor.report import AllocationRecord, CurvePoint, Measurement, Report, StageRecord
 from compressor.report_building import Outcome, build_report, student_metadata
 from compressor.run_folder import RunFolder
 from compressor.stage_running import Workbench, run_stage
@@ -92,6 +94,7 @@ def run(
         outcome = Outcome(
             records=tuple(line.records),
             curve=line.curve,
+            allocation=line.allocation,
             verdicts=judge(plan.limits, measured, line.records[-1].measurements),
             checks=check_export(content, line.student),
             samples=listening_samples(folder, bench.measured(line.student), before_training),
@@ -139,14 +142,19 @@ class StageLine:
         self.student = copy_graph(bench.teacher.graph)
         self.records: list[StageRecord] = []
         self.curve: tuple[CurvePoint, ...] = ()
+        self.choices: Choices | None = None
+        self.allocation: tuple[AllocationRecord, ...] = ()
 
     def run_to(self, end: int, folder: RunFolder | None) -> None:
         """Run the stages that come before position `end` and are not done yet."""
         for position in range(len(self.records), end):
-            stage, later = self.plan.stages[position], self.plan.stages[position + 1 :]
+            stage = self.plan.stages[position]
             before = self.records[-1] if self.records else None
             self.bench.reporter.say(f"[{position + 1}/{len(self.plan.stages)}] {stage.label}")
-            result = run_stage(self.bench, stage, later, self.student, before, folder)
+            if self.choices is None and self.bench.limits and budgeted(stage):
+                self.choices, self.allocation = spend_budget(self.bench, self.plan.stages[position:], self.student)
+            choices = (self.choices or {}).get(stage.label, {})
+            result = run_stage(self.bench, stage, choices, self.student, before, folder)
             self.student = result.student
             self.records.append(result.record)
             self.curve += result.curve
@@ -171,6 +179,7 @@ def prepare(
         baseline=baseline,
         metrics=plan.metrics,
         limits=limit_values(plan.limits, measured),
+        rates=following_rates(plan.metrics, plan.limits, measured),
         workdir=settings.out / "stages",
         device=settings.device,
         seed=plan.recipe.seed,

@@ -17,7 +17,7 @@ from compressor.plugin_catalog import Catalog
 from compressor.recipe import Limit, Named, Recipe
 from compressor.recipe_file import RecipeDocument, stage_labels
 from compressor.recipe_problems import NOWHERE, Location, ProblemCollector
-from compressor.strategy import Strategy
+from compressor.strategy import BudgetedStrategy, Strategy
 from compressor.validation_messages import explain
 
 _Built = TypeVar("_Built", bound=BaseModel)
@@ -79,6 +79,7 @@ class _Planner:
             self.check_data(self.catalog.strategies.get(named.name), named.name, location)
             strategy = self.build("strategies", self.catalog.strategies, named, location)
             if strategy is not None:
+                self.check_budget(strategy, location)
                 origin = self.catalog.origins.get(("strategies", named.name), "")
                 planned.append(PlannedStage(label, strategy, str(origin)))
         return tuple(planned)
@@ -115,6 +116,11 @@ class _Planner:
     def metric(self, named: Named, location: Location) -> Metric | None:
         self.check_data(self.catalog.metrics.get(named.name), named.name, location)
         return self.build("metrics", self.catalog.metrics, named, location)
+
+    def check_budget(self, strategy: Strategy, location: Location) -> None:
+        if isinstance(strategy, BudgetedStrategy) and not strategy.fixed and not self.recipe.budget:
+            message = f"'{strategy.name}' has neither a budget to spend nor '{strategy.fixed_by}': give one of them"
+            self.problems.add(location, message)
 
     def check_data(self, plugin_class: type[Strategy | Metric] | None, name: str, location: Location) -> None:
         if plugin_class is not None and plugin_class.needs_data and self.recipe.data is None:

@@ -45,6 +45,16 @@ class StageRecord(_Record):
     findings: tuple[FindingRecord, ...] = ()
 
 
+class AllocationRecord(_Record):
+    """One change that the budget was spent on: what it saves, and the error at the output that was predicted."""
+
+    stage: str
+    layer: str
+    setting: int | float | str
+    saving: dict[str, float]
+    predicted_error: float
+
+
 class Verdict(_Record):
     """One limit of the budget, and whether the student keeps it."""
 
@@ -109,6 +119,7 @@ class Report(_Record):
     data: str = ""
     data_findings: tuple[str, ...] = ()
     stages: tuple[StageRecord, ...]
+    allocation: tuple[AllocationRecord, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     export_checks: tuple[ExportCheck, ...] = ()
     curve: tuple[CurvePoint, ...] = ()

@@ -13,6 +13,7 @@ from pathlib import Path
 from compressor.planning import Plan
 from compressor.recipe_file import write_recipe
 from compressor.report import (
+    AllocationRecord,
     CurvePoint,
     ExportCheck,
     ListeningSample,
@@ -34,6 +35,7 @@ class Outcome:
 
     records: tuple[StageRecord, ...]
     curve: tuple[CurvePoint, ...]
+    allocation: tuple[AllocationRecord, ...]
     verdicts: tuple[Verdict, ...]
     checks: tuple[ExportCheck, ...]
     samples: tuple[ListeningSample, ...]
@@ -59,6 +61,7 @@ def build_report(
         data=bench.data.description if bench.data else "",
         data_findings=bench.data.findings if bench.data else (),
         stages=outcome.records,
+        allocation=outcome.allocation,
         verdicts=outcome.verdicts,
         export_checks=outcome.checks,
         curve=outcome.curve,

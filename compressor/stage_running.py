@@ -1,17 +1,16 @@
-"""One stage at a time: choose within the budget, apply, prove, measure, keep."""
+"""One stage at a time: apply, prove, measure, keep."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.allocation import Choice
-from compressor.budget import costs, limited, solve
 from compressor.dataset import Dataset
 from compressor.errors import CompressorError, StageError
 from compressor.graph_editing import copy_graph, input_specs
@@ -39,6 +38,8 @@ class Workbench:
     metrics: tuple[Metric, ...]
     limits: Mapping[str, float]
     """The budget in numbers."""
+    rates: Mapping[str, tuple[str, float]]
+    """For limited metrics that follow another: which one, and how much of this for one of that."""
     workdir: Path
     """Where stages keep files of their own; not made before one needs it."""
     device: str
@@ -55,7 +56,7 @@ class Workbench:
             stage=stage.label,
             teacher=self.teacher,
             choices=choices,
-            data=None if rehearsing and not stage.strategy.needs_data else self.data,
+            data=None if rehearsing and not _needs_data_to_choose(stage) else self.data,
             device=self.device,
             seed=self.seed,
             workdir=self.workdir / stage.label,
@@ -75,26 +76,10 @@ class Workbench:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
-class Rehearsal:
-    """What a student would cost at the end of the recipe if a stage chose so or so."""
-
-    bench: Workbench
-    stage: PlannedStage
-    later: Sequence[PlannedStage]
-
-    def costs_now(self, student: GraphModule) -> dict[str, float]:
-        """Measure the limited metrics of a student."""
-        metrics = limited(self.bench.metrics, self.bench.limits)
-        return costs(measure(self.bench.measured(student), metrics), self.bench.limits)
-
-    def costs_after(self, student: GraphModule, choices: Mapping[str, Choice]) -> dict[str, float]:
-        """Apply the stage and the later ones, except training, to a copy, and measure that."""
-        for stage in (self.stage, *self.later):
-            if not stage.strategy.trains:
-                chosen = choices if stage is self.stage else {}
-                student = _applied(stage, student, self.bench.context(stage, chosen, rehearsing=True)).student
-        return self.costs_now(student)
+def _needs_data_to_choose(stage: PlannedStage) -> bool:
+    """Say whether what a stage costs depends on data: not where the budget has chosen for it."""
+    strategy = stage.strategy
+    return strategy.needs_data and (strategy.fixed if isinstance(strategy, BudgetedStrategy) else True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,14 +94,14 @@ class StageResult:
 def run_stage(
     bench: Workbench,
     stage: PlannedStage,
-    later: Sequence[PlannedStage],
+    choices: Mapping[str, Choice],
     student: GraphModule,
     before: StageRecord | None,
     folder: RunFolder | None,
 ) -> StageResult:
     """Run one stage; a training stage is restored from `folder` if it was finished there before.
 
-    `before` is the record of the stage before it, if there is one.
+    `choices` is what the budget's allocation chose for it; `before` is the record of the stage before, if there is one.
 
     Raises:
         StageError: the strategy failed.
@@ -125,11 +110,10 @@ def run_stage(
     """
     begun = time.monotonic()
     fingerprint = bench.fingerprint(stage, before.fingerprint if before else "")
-    choices = _choices(bench, stage, later, student)
     outcome = _restored(stage, student, folder, fingerprint)
     restored = outcome is not None
     if outcome is None:
-        outcome = _applied(stage, student, bench.context(stage, choices))
+        outcome = apply_stage(stage, student, bench.context(stage, choices))
     proof = ""
     if stage.strategy.preserves_output:
         proof = check_stage(stage.label, student, outcome.student, input_specs(student))
@@ -142,16 +126,13 @@ def run_stage(
     return StageResult(outcome.student, record, outcome.curve)
 
 
-def _choices(
-    bench: Workbench, stage: PlannedStage, later: Sequence[PlannedStage], student: GraphModule
-) -> dict[str, Choice]:
-    if not bench.limits or not isinstance(stage.strategy, BudgetedStrategy):
-        return {}
-    context = bench.context(stage, {})
-    return solve(stage.strategy, copy_graph(student), context, bench.limits, Rehearsal(bench, stage, later))
+def apply_stage(stage: PlannedStage, student: GraphModule, context: StageContext) -> StageOutcome:
+    """Apply a strategy to a copy of the student.
 
-
-def _applied(stage: PlannedStage, student: GraphModule, context: StageContext) -> StageOutcome:
+    Raises:
+        StageError: it failed.
+        CompressorError: what it raises for the user.
+    """
     try:
         return stage.strategy.apply(copy_graph(student), context)
     except (CompressorError, KeyboardInterrupt):

@@ -43,13 +43,19 @@ class StageOutcome:
 class Candidate:
     """One change that a budgeted strategy offers: what it saves in each limited metric, what error it adds.
 
-    At most one candidate of a layer is chosen; a layer without a chosen candidate stays as it is.
+    At most one candidate of a stage's layer is chosen; a layer without a chosen candidate stays as it is.
     """
 
     layer: str
     setting: int | float | str
     saving: Mapping[str, float]
+    """`parameters`, and `macs` per second of output where its rate is known, else for one probe input."""
     error: float
+    """Predicted error energy as a share of the signal's energy: at each of `disturbs`, or of the output without."""
+    disturbs: tuple[str, ...] = ()
+    """Nodes or layers whose outputs get the error; the core measures how much of it reaches the model's output."""
+    touches: tuple[str, ...] = ()
+    """Layers whose weights change, `layer` if left out: of all stages' candidates one at most may touch a layer."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,14 @@ class Strategy(BaseModel, ABC):
 class BudgetedStrategy(Strategy):
     """A strategy that can spend a budget: it says what it could do, and is told what to do."""
 
+    fixed_by: ClassVar[str]
+    """The option that makes the choice beforehand; while it is None the budget decides."""
+
+    @property
+    def fixed(self) -> bool:
+        """Say whether an option of the recipe makes the choice."""
+        return getattr(self, self.fixed_by) is not None
+
     @abstractmethod
     def candidates(self, student: GraphModule, context: StageContext) -> Sequence[Candidate]:
-        """Return what could be done; empty where an option of the recipe already fixes the choice."""
+        """Return what could be done; asked for only where the budget decides."""

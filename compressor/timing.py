@@ -29,9 +29,7 @@ class Timings:
         return median(teacher / model for model, teacher in zip(self.model, self.teacher, strict=True))
 
 
-def time_in_turn(
-    models: Sequence[tuple[bytes, Mapping[str, Any]]], threads: int, runs: int
-) -> list[tuple[float, ...]]:
+def time_in_turn(models: Sequence[tuple[bytes, Mapping[str, Any]]], threads: int, runs: int) -> list[tuple[float, ...]]:
     """Return the seconds of each run of each model on its inputs, after one run that does not count."""
     sessions = [(onnx_session(content, threads), inputs) for content, inputs in models]
     seconds: list[list[float]] = [[] for _ in models]
@@ -42,4 +40,3 @@ def time_in_turn(
             if run:
                 found.append(time.perf_counter() - begun)
     return [tuple(each) for each in seconds]
-

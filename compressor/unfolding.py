@@ -1,4 +1,4 @@
-"""What a convolution or linear layer multiplies its weights with, as rows of a matrix: the layer as plain regression."""
+"""What a convolution or linear layer multiplies its weights with, as rows of a matrix: the layer as a regression."""
 
 from __future__ import annotations
 
@@ -88,9 +88,10 @@ def matrix(module: nn.Module) -> Tensor:
         raise TypeError(f"{type(module).__name__} is no linear layer")
     if not module.transposed:
         return weight.reshape(module.groups, module.out_channels // module.groups, -1).transpose(1, 2)
-    by_group = weight.flip(tuple(range(2, weight.dim()))).flatten(2).unflatten(0, (module.groups, -1))
+    inputs, outputs = module.in_channels // module.groups, module.out_channels // module.groups
+    turned = weight.flip(tuple(range(2, weight.dim()))).reshape(module.groups, inputs, outputs, -1)
     # (groups, in, out, taps) -> (groups, in * taps, out)
-    return by_group.transpose(2, 3).flatten(1, 2)
+    return turned.transpose(2, 3).flatten(1, 2)
 
 
 def set_matrix(module: nn.Module, values: Tensor) -> None:
@@ -102,12 +103,12 @@ def set_matrix(module: nn.Module, values: Tensor) -> None:
     elif isinstance(module, _ConvNd):
         inputs = module.in_channels // module.groups
         taps = module.weight[0, 0].numel()
-        by_tap = values.unflatten(1, (inputs, taps)).transpose(2, 3).flatten(0, 1)
+        by_tap = values.reshape(module.groups, inputs, taps, -1).transpose(2, 3).flatten(0, 1)
         weight = by_tap.reshape(module.weight.shape).flip(tuple(range(2, module.weight.dim())))
     else:
         raise TypeError(f"{type(module).__name__} is no linear layer")
     with torch.no_grad():
-        module.weight.copy_(weight)  # type: ignore[operator]
+        module.weight.copy_(weight)
 
 
 def _two(values: Iterable[int | str], neutral: int) -> tuple[int, int]:

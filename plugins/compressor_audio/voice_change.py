@@ -62,7 +62,8 @@ def _envelope(magnitude: Tensor, mel: MelOptions) -> Tensor:
     cepstrum = torch.fft.irfft(torch.log(magnitude), n=mel.n_fft, dim=1)
     kept = round(ENVELOPE_SECONDS * mel.sample_rate)
     cepstrum[:, kept : mel.n_fft - kept + 1] = 0.0
-    return torch.fft.rfft(cepstrum, dim=1).real
+    smooth: Tensor = torch.fft.rfft(cepstrum, dim=1).real
+    return smooth
 
 
 def _moved(envelope: Tensor, factor: float) -> Tensor:

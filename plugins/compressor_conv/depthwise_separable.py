@@ -2,16 +2,19 @@
 
 Network decoupling (Guo et al., arXiv 1808.05517): for each input channel the matrix of its filters (taps x output
 channels) is cut to `rank` singular values. The left vectors become depthwise filters, the right ones pointwise weights.
-From there on both are fitted to what the layer puts out on calibration data: see `separable_fit`. Rank two and more is a sum of such pairs: engines have fast kernels for one filter a channel only.
+From there on both are fitted to what the layer puts out on calibration data: see `separable_fit`. Rank two and more is
+a sum of such pairs: engines have fast kernels for one filter a channel only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from compressor.strategy import Finding, StageContext, StageOutcome, Strategy
+from compressor.strategy import BudgetedStrategy, Candidate, Finding, StageContext, StageOutcome
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
@@ -20,8 +23,10 @@ if TYPE_CHECKING:
     from compressor.calibration import Reading
 
 
-class DepthwiseSeparableConv(Strategy):
+class DepthwiseSeparableConv(BudgetedStrategy):
     """Factorise trained convolutions; layers where it would save nothing stay dense.
+
+    The rank of each layer follows from the budget, or is `rank` for all of them.
 
     ```yaml
     - depthwise-separable-conv: {rank: 1, ignore: ["conv_post*"]}
@@ -29,10 +34,14 @@ class DepthwiseSeparableConv(Strategy):
     """
 
     name: ClassVar[str] = "depthwise-separable-conv"
+    fixed_by: ClassVar[str] = "rank"
 
     targets: tuple[str, ...] = Field(default=("*",), description="layers to factorise, by name pattern")
     ignore: tuple[str, ...] = Field(default=(), description="layers to leave, by name pattern")
-    rank: int = Field(default=1, ge=1, description="depthwise filters per input channel")
+    rank: int | None = Field(
+        default=None, ge=1, description="depthwise filters per input channel; the budget decides if null"
+    )
+    max_rank: int = Field(default=3, ge=1, description="largest rank that the budget may choose")
     min_kernel_size: int = Field(default=3, ge=2, description="smallest number of taps worth factorising")
     min_channels: int = Field(default=1, ge=1, description="leave narrower layers, by their input channels")
     transposed: bool = Field(default=False, description="factorise transposed convolutions too")
@@ -42,23 +51,63 @@ class DepthwiseSeparableConv(Strategy):
     rounds: int = Field(default=3, ge=1, description="how often both factors are solved in turn, with calibration")
     keep_ends: bool = Field(default=True, description="leave the model's first and last convolution dense")
 
+    def candidates(self, student: GraphModule, context: StageContext) -> Sequence[Candidate]:
+        from compressor.calibration import layer_positions
+        from compressor.graph_editing import layer_name
+
+        positions = layer_positions(student, context.data.sample_rate if context.data else None)
+        convolutions = {layer_name(node): conv for node, conv in self._chosen(student)}
+        read = self._readings(student, list(convolutions), context)
+        return [
+            self._candidate(layer, conv, rank, read.get(layer), positions)
+            for layer, conv in convolutions.items()
+            for rank in range(1, self.max_rank + 1)
+            if not self._why_dense(conv, rank)
+        ]
+
+    def _candidate(
+        self, layer: str, conv: _ConvNd, rank: int, reading: Reading | None, positions: dict[str, int]
+    ) -> Candidate:
+        before, after = _weights(conv, rank)
+        _, kept = separable(conv, rank, reading, rounds=1)
+        return Candidate(
+            layer=layer,
+            setting=rank,
+            saving={
+                "parameters": float(before - after),
+                "macs": float(_macs_saved(conv, rank) * positions[layer]),
+            },
+            error=1.0 - kept,
+            disturbs=(layer,),
+        )
+
     def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
-        from compressor.calibration import readings
         from compressor.graph_editing import clean, layer_name
 
-        findings, worthwhile = [], []
+        findings: list[Finding] = []
+        worthwhile: dict[str, tuple[Node, _ConvNd, int]] = {}
         for node, conv in self._chosen(student):
-            reason = self._why_dense(conv)
+            layer = layer_name(node)
+            rank = int(context.choices.get(layer, 0)) if self.rank is None else self.rank
+            reason = self._why_dense(conv, rank) if rank else "the budget is met at less loss elsewhere"
             if reason:
-                findings.append(Finding(f"left dense: {reason}", layer_name(node)))
+                findings.append(Finding(f"left dense: {reason}", layer))
             else:
-                worthwhile.append((node, conv))
-        samples = context.data.train[: self.calibration_samples] if context.data else ()
-        if self.calibration_samples and not samples:
+                worthwhile[layer] = (node, conv, rank)
+        if self.calibration_samples and context.data is None:
             findings.append(Finding("no data to calibrate on: filters are decomposed without regard to what they read"))
-        read = readings(student, [layer_name(node) for node, _ in worthwhile], samples) if samples else {}
-        findings += [self._factorise(student, node, conv, read.get(layer_name(node))) for node, conv in worthwhile]
+        read = self._readings(student, list(worthwhile), context)
+        findings += [
+            self._factorise(student, node, conv, rank, read.get(layer))
+            for layer, (node, conv, rank) in worthwhile.items()
+        ]
         return StageOutcome(clean(student), tuple(findings))
+
+    def _readings(self, student: GraphModule, layers: list[str], context: StageContext) -> dict[str, Reading]:
+        from compressor.calibration import readings
+
+        samples = context.data.train[: self.calibration_samples] if context.data else ()
+        return readings(student, layers, samples) if samples else {}
 
     def _chosen(self, student: GraphModule) -> list[tuple[Node, _ConvNd]]:
         from compressor.graph_editing import layer_name, select
@@ -84,29 +133,24 @@ class DepthwiseSeparableConv(Strategy):
             kinds += (nn.ConvTranspose1d, nn.ConvTranspose2d)
         return list(module_nodes(student, *kinds))  # type: ignore[arg-type]
 
-    def _why_dense(self, conv: _ConvNd) -> str:
-        before, after = self._weights(conv)
+    def _why_dense(self, conv: _ConvNd, rank: int) -> str:
+        before, after = _weights(conv, rank)
         if conv.groups != 1:
             return f"it is grouped already (now {before:,})"
         if conv.padding_mode != "zeros":
             return f"it pads with {conv.padding_mode} (now {before:,})"
         taps = int(conv.weight[0, 0].numel())
-        return f"{taps} taps would cost {after:,} weights (now {before:,})" if self._saves_nothing(conv) else ""
+        if taps < self.min_kernel_size or after >= before:
+            return f"{taps} taps would cost {after:,} weights (now {before:,})"
+        return ""
 
-    def _saves_nothing(self, conv: _ConvNd) -> bool:
-        before, after = self._weights(conv)
-        return conv.weight[0, 0].numel() < self.min_kernel_size or after >= before
-
-    def _weights(self, conv: _ConvNd) -> tuple[int, int]:
-        """Return the number of weights as a dense and as a separable convolution."""
-        taps = int(conv.weight[0, 0].numel())
-        return conv.weight.numel(), conv.in_channels * self.rank * (taps + conv.out_channels)
-
-    def _factorise(self, student: GraphModule, node: Node, conv: _ConvNd, reading: Reading | None) -> Finding:
+    def _factorise(
+        self, student: GraphModule, node: Node, conv: _ConvNd, rank: int, reading: Reading | None
+    ) -> Finding:
         from compressor.graph_editing import layer_name, replace_with_sum
 
-        before, after = self._weights(conv)
-        terms, kept = separable(conv, self.rank, reading, self.rounds)
+        before, after = _weights(conv, rank)
+        terms, kept = separable(conv, rank, reading, self.rounds)
         names = [f"_{number}" if number else "" for number in range(len(terms))]
         replace_with_sum(
             student,
@@ -116,13 +160,28 @@ class DepthwiseSeparableConv(Strategy):
                 for name, (depthwise, pointwise) in zip(names, terms, strict=True)
             ],
         )
-        of = "output" if reading else "filters"
+        whose = "the output's" if reading else "the filters'"
         return Finding(
-            f"rank {self.rank} keeps {kept:.1%} of the {of}'{'s' if reading else ''} energy, "
-            f"{before:,} to {after:,} weights",
+            f"rank {rank} keeps {kept:.1%} of {whose} energy, {before:,} to {after:,} weights",
             layer_name(node),
-            {"energy_kept": kept, "weights_before": before, "weights_after": after},
+            {"rank": rank, "energy_kept": kept, "weights_before": before, "weights_after": after},
         )
+
+
+def _weights(conv: _ConvNd, rank: int) -> tuple[int, int]:
+    """Return the number of weights as a dense and as a separable convolution."""
+    taps = int(conv.weight[0, 0].numel())
+    return conv.weight.numel(), conv.in_channels * rank * (taps + conv.out_channels)
+
+
+def _macs_saved(conv: _ConvNd, rank: int) -> int:
+    """Return how many multiply-accumulates fewer each position takes that the dense weights are applied at."""
+    before, after = _weights(conv, rank)
+    if not conv.transposed:
+        return before - after
+    # The pointwise part works at the higher rate.
+    taps = int(conv.weight[0, 0].numel())
+    return before - rank * conv.in_channels * (taps + conv.out_channels * prod(conv.stride))
 
 
 def separable(
@@ -138,7 +197,8 @@ def separable(
     from compressor.unfolding import matrix, set_matrix
     from compressor_conv.separable_fit import decomposed, fitted, output_error
 
-    filters = matrix(conv)[0].detach().double().unflatten(0, (conv.in_channels, -1))
+    dense = matrix(conv)[0].detach().double()
+    filters = dense.reshape(conv.in_channels, -1, dense.shape[1])
     found = decomposed(filters, min(rank, *filters.shape[1:]))
     if reading is not None:
         found = fitted(filters, reading.covariance, found, rounds)

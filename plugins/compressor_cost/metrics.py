@@ -8,6 +8,7 @@ from pydantic import Field
 
 from compressor.metric import Metric, Subject
 
+
 class Parameters(Metric):
     """Weights of the model, a shared one counted once."""
 
@@ -32,12 +33,15 @@ class FileBytes(Metric):
 
     name: ClassVar[str] = "bytes"
     unit: ClassVar[str] = "B"
+    follows: ClassVar[str] = "parameters"
 
     def measure(self, subject: Subject) -> float:
         return float(len(subject.onnx_bytes))
 
 
 class _Timed(Metric):
+    follows: ClassVar[str] = "macs"
+
     threads: int = Field(default=1, ge=1, description="onnxruntime threads")
     runs: int = Field(default=5, ge=1, description="timed runs after one warm-up; the median counts")
 

@@ -83,8 +83,7 @@ class TeacherSignals:
         with torch.no_grad():
             output = runner.forward(tuple(value.to(self.device) for value in inputs))
         features = {
-            name: value.flatten(1, -2)[0].to(torch.float16).T.contiguous().cpu()
-            for name, value in runner.found.items()
+            name: value.flatten(1, -2)[0].to(torch.float16).T.contiguous().cpu() for name, value in runner.found.items()
         }
         return _Signals(inputs, output[0].cpu(), features, inputs[0].shape[-1])
 

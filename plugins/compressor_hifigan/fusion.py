@@ -26,6 +26,11 @@ class ResidualUnit:
     """Nodes of its convolutions in execution order; the last one's output is what the unit adds."""
 
     @property
+    def name(self) -> str:
+        """The unit's name: that of its last convolution."""
+        return str(self.convs[-1].target)
+
+    @property
     def added(self) -> Node:
         """What the unit adds to its source."""
         return next(node for node in self.output.all_input_nodes if node is not self.source)

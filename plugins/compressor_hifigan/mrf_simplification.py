@@ -6,20 +6,25 @@ all its units is its input; it still counts in the sum.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from compressor.strategy import Finding, StageContext, StageOutcome, Strategy
+from compressor.strategy import BudgetedStrategy, Candidate, Finding, StageContext, StageOutcome
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
+    from compressor.dataset import Dataset
     from compressor_hifigan.fusion import Fusion, ResidualUnit
 
 
-class MrfSimplification(Strategy):
-    """Drop residual units, the least contributing first.
+DROPPED = "dropped"
+
+
+class MrfSimplification(BudgetedStrategy):
+    """Drop residual units: the least contributing ones, as many as `drop_units` says, or those that the budget picks.
 
     ```yaml
     - mrf-simplification: {drop_units: 4}
@@ -28,10 +33,26 @@ class MrfSimplification(Strategy):
 
     name: ClassVar[str] = "mrf-simplification"
     needs_data: ClassVar[bool] = True
+    fixed_by: ClassVar[str] = "drop_units"
 
-    drop_units: int = Field(default=4, ge=0, description="residual units to drop, over all fusions of the model")
+    drop_units: int | None = Field(
+        default=None, ge=0, description="residual units to drop, over all fusions; the budget decides if null"
+    )
     keep_units: int = Field(default=1, ge=1, description="fewest units that a fusion keeps")
     calibration_samples: int = Field(default=4, ge=1, description="training samples that contributions are measured on")
+
+    def candidates(self, student: GraphModule, context: StageContext) -> Sequence[Candidate]:
+        from compressor.calibration import layer_positions
+        from compressor_hifigan.fusion import find_fusions
+
+        fusions = find_fusions(student)
+        shares = self._contributions(student, fusions, context)
+        positions = layer_positions(student, context.data.sample_rate if context.data else None)
+        return [
+            _dropping(student, unit, fusion, shares[unit], positions)
+            for fusion in fusions
+            for unit in self._weakest(fusion, shares)
+        ]
 
     def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
         from compressor.graph_editing import clean
@@ -41,14 +62,15 @@ class MrfSimplification(Strategy):
         if not fusions:
             return StageOutcome(student, (Finding("the model has no multi-receptive-field fusion: nothing done"),))
         shares = self._contributions(student, fusions, context)
-        dropped = self._choose(fusions, shares)
+        dropped = self._choose(fusions, shares) if self.fixed else _named(fusions, context)
+        units = [unit for fusion in fusions for branch in fusion.branches for unit in branch]
         # From the end: a unit's source is then still what the unit before it puts out, and may yet be dropped itself.
-        for unit in reversed([unit for unit in shares if unit in dropped]):
+        for unit in reversed([unit for unit in units if unit in dropped]):
             unit.output.replace_all_uses_with(unit.source)
         findings = tuple(
             Finding(
                 f"{'dropped' if unit in dropped else 'kept'}: adds {share:.2%} of its fusion's energy",
-                str(unit.convs[-1].target),
+                unit.name,
                 {"contribution": share, "dropped": unit in dropped},
             )
             for unit, share in shares.items()
@@ -56,29 +78,60 @@ class MrfSimplification(Strategy):
         return StageOutcome(clean(student), findings)
 
     def _choose(self, fusions: list[Fusion], shares: dict[ResidualUnit, float]) -> set[ResidualUnit]:
-        left = {unit: fusion for fusion in fusions for branch in fusion.branches for unit in branch}
-        counts = {fusion: sum(map(len, fusion.branches)) for fusion in fusions}
-        dropped: set[ResidualUnit] = set()
-        for unit in sorted(shares, key=lambda unit: shares[unit]):
-            if len(dropped) < self.drop_units and counts[left[unit]] > self.keep_units:
-                dropped.add(unit)
-                counts[left[unit]] -= 1
-        return dropped
+        weakest = [unit for fusion in fusions for unit in self._weakest(fusion, shares)]
+        return set(sorted(weakest, key=lambda unit: shares[unit])[: self.drop_units])
+
+    def _weakest(self, fusion: Fusion, shares: dict[ResidualUnit, float]) -> list[ResidualUnit]:
+        """Return the units that a fusion can spare, the least contributing first."""
+        units = sorted((unit for branch in fusion.branches for unit in branch), key=lambda unit: shares[unit])
+        return units[: max(0, len(units) - self.keep_units)]
 
     def _contributions(
         self, student: GraphModule, fusions: list[Fusion], context: StageContext
     ) -> dict[ResidualUnit, float]:
-        """Return what each unit adds, as a share of its fusion's output energy (the sum's scale counted in)."""
+        """Return what each unit adds, as a share of its fusion's output energy (the sum's scale counted in).
+
+        Empty without data, in a rehearsal.
+        """
+        if context.data is None:
+            return {}
         units = {unit: fusion for fusion in fusions for branch in fusion.branches for unit in branch}
         watched = {unit.added for unit in units} | {fusion.output for fusion in fusions}
-        energy = _energies(student, watched, context, self.calibration_samples)
+        energy = _energies(student, watched, context.data, self.calibration_samples)
         return {
             unit: energy[unit.added] / fusion.divisor**2 / max(energy[fusion.output], 1e-30)
             for unit, fusion in units.items()
         }
 
 
-def _energies(student: GraphModule, watched: set[Node], context: StageContext, samples: int) -> dict[Node, float]:
+def _named(fusions: list[Fusion], context: StageContext) -> set[ResidualUnit]:
+    return {
+        unit
+        for fusion in fusions
+        for branch in fusion.branches
+        for unit in branch
+        if context.choices.get(unit.name) == DROPPED
+    }
+
+
+def _dropping(
+    student: GraphModule, unit: ResidualUnit, fusion: Fusion, share: float, positions: dict[str, int]
+) -> Candidate:
+    layers = tuple(str(node.target) for node in unit.convs)
+    weights = {layer: student.get_submodule(layer) for layer in layers}
+    sizes = {layer: sum(value.numel() for value in module.parameters()) for layer, module in weights.items()}
+    macs = sum(int(module.weight.numel()) * positions[layer] for layer, module in weights.items())  # type: ignore[operator, misc]
+    return Candidate(
+        layer=unit.name,
+        setting=DROPPED,
+        saving={"parameters": float(sum(sizes.values())), "macs": float(macs)},
+        error=share,
+        disturbs=(fusion.output.name,),
+        touches=layers,
+    )
+
+
+def _energies(student: GraphModule, watched: set[Node], data: Dataset, samples: int) -> dict[Node, float]:
     import torch
     from torch.fx import Interpreter
 
@@ -94,8 +147,7 @@ def _energies(student: GraphModule, watched: set[Node], context: StageContext, s
                 energy[n] += float(value.square().sum(dtype=torch.float64))
             return value
 
-    chosen = context.data.train[:samples] if context.data else ()
-    for values in calibration_inputs(input_specs(student), chosen):
+    for values in calibration_inputs(input_specs(student), data.train[:samples]):
         with torch.no_grad():
             Watching(student).run(*values)
     return energy

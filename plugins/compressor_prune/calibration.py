@@ -1,4 +1,4 @@
-"""What layers read and how often they are applied, seen by running a student on samples."""
+"""How the channels that layers read go together, seen by running a student on samples."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from compressor.calibration import Hook, calibration_inputs, observe
 from compressor.dataset import Sample
-from compressor.graph_editing import feed, input_specs
-from compressor.measuring import PROBE_SIZE
-from compressor.teacher_loading import random_inputs
+from compressor.graph_editing import input_specs
 
 POSITIONS = 4096
 """Positions a layer and sample that second moments are summed over, about."""
@@ -47,25 +45,3 @@ def second_moments(student: GraphModule, layers: Iterable[str], samples: Sequenc
 
     observe(student, {layer: adder(layer) for layer in layers}, calibration_inputs(input_specs(student), samples))
     return sums
-
-
-def layer_positions(student: GraphModule, sample_rate: int | None) -> dict[str, int]:
-    """Return how often each layer's weights are applied, per second of output, or for one probe without a rate."""
-    counts: dict[str, int] = {}
-
-    def counter(layer: str) -> Hook:
-        def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-            read = inputs[0] if getattr(module, "transposed", False) else output
-            channel = read.dim() - 1 if isinstance(module, nn.Linear) else 1
-            counts[layer] = read.numel() // read.shape[channel]
-
-        return count
-
-    arrays = random_inputs(input_specs(student), PROBE_SIZE)
-    probe = tuple(torch.from_numpy(array) for array in arrays.values())
-    names = [name for name, module in student.named_modules() if isinstance(module, _ConvNd | nn.Linear)]
-    observe(student, {name: counter(name) for name in names}, [probe])
-    if sample_rate is None:
-        return counts
-    samples = feed(student, probe)[0].numel()
-    return {layer: round(count * sample_rate / samples) for layer, count in counts.items()}

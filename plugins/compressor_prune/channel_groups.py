@@ -106,6 +106,11 @@ class ChannelGroups:
         scores: Tensor = torch_pruning.importance.GroupMagnitudeImportance(p=2, normalizer=None)(group.pruned)
         return scores.double() / scores.double().sum().clamp_min(1e-300)
 
+    def layers(self, group: ChannelGroup) -> tuple[str, ...]:
+        """Return every layer with weights that removing channels of a group changes."""
+        modules = (dependency.target.module for dependency, _ in group.pruned)
+        return tuple(sorted({self.names[module] for module in modules if module in self.names}))
+
     def cost(self, group: ChannelGroup, width: int, positions: dict[str, int]) -> dict[str, float]:
         """Return parameters and MACs of the group's layers when it has `width` channels.
 

@@ -27,6 +27,7 @@ class ChannelImportancePruning(BudgetedStrategy):
     """
 
     name: ClassVar[str] = "channel-importance-pruning"
+    fixed_by: ClassVar[str] = "pruning_ratio"
 
     targets: tuple[str, ...] = Field(default=("*",), description="layers whose output channels may go, by pattern")
     ignore: tuple[str, ...] = Field(default=(), description="layers to leave, by name pattern")
@@ -42,8 +43,6 @@ class ChannelImportancePruning(BudgetedStrategy):
     calibration_samples: int = Field(default=4, ge=1, description="training samples that importance is measured on")
 
     def candidates(self, student: GraphModule, context: StageContext) -> Sequence[Candidate]:
-        if self.pruning_ratio is not None:
-            return ()
         survey = self._survey(student, context)
         return [candidate for group in survey.groups for candidate in self._widths(survey, group)]
 
@@ -69,8 +68,9 @@ class ChannelImportancePruning(BudgetedStrategy):
         return min(group.width, steps * self.round_to)
 
     def _survey(self, student: GraphModule, context: StageContext) -> _Survey:
+        from compressor.calibration import layer_positions
         from compressor.graph_editing import select
-        from compressor_prune.calibration import layer_positions, second_moments
+        from compressor_prune.calibration import second_moments
         from compressor_prune.channel_groups import ChannelGroups
 
         groups = ChannelGroups(student)
@@ -94,7 +94,16 @@ class ChannelImportancePruning(BudgetedStrategy):
         for width in range(self.round_to, group.width, self.round_to):
             then = survey.channels.cost(group, width, survey.positions)
             saving = {metric: now[metric] - then[metric] for metric in now}
-            found.append(Candidate(group.layer, width, saving, order.errors[width] * len(group.readers)))
+            found.append(
+                Candidate(
+                    group.layer,
+                    width,
+                    saving,
+                    order.errors[width],
+                    disturbs=tuple(sorted(group.readers)),
+                    touches=survey.channels.layers(group),
+                )
+            )
         return found
 
     def _prune(self, survey: _Survey, group: ChannelGroup, width: int) -> Finding:

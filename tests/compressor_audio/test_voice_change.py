@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
-from compressor.dataset import FloatArray
 from compressor_audio.mel import MelOptions, log_mel
 from compressor_audio.voice_change import changed_voice
+
+from compressor.dataset import FloatArray
 
 RATE = 22050
 MEL = MelOptions()
