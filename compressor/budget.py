@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressor.allocation import Choices, allocate
 from compressor.errors import BudgetError
+from compressor.figures import in_full
 from compressor.report import Measurement, Verdict
 from compressor.strategy import Candidate
 
@@ -20,6 +22,9 @@ ATTEMPTS = 8
 
 WASTE = 0.01
 """Share of a limit that a choice may leave unused without being corrected."""
+
+MOST_WORTH = 2.0
+"""Savings are taken to be worth at most this times what was predicted, and at least one over this times."""
 
 MARGIN = 0.0005
 """By how much more is to be saved, as a share of the limit, each time a choice still misses it."""
@@ -86,48 +91,84 @@ def judge(
     )
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """Choices, and what came of them in a rehearsal."""
+
+    choices: Choices
+    error: float
+    saved: Mapping[str, float]
+    """What the candidates say that they save, by limited metric."""
+    costs: Mapping[str, float]
+    """What the student costs at the end of the recipe."""
+
+    def meets(self, limits: Mapping[str, float], at_least: float = 0.0) -> bool:
+        """Say whether every limit is kept, and at least this share of each is used."""
+        return all(at_least * limit <= self.costs[name] <= limit for name, limit in limits.items())
+
+
 def solve(offers: Mapping[str, Sequence[Candidate]], limits: Mapping[str, float], rehearsal: Rehearsal) -> Choices:
     """Choose what each stage does so that the student meets the limits at the end of the recipe.
 
     Candidates say what they save in the student as it is; stages without candidates change that, and no candidate
-    knows what a clock will show. So each choice is rehearsed to the end of the recipe, and what the rehearsal costs
-    beyond the prediction is added to the costs that the allocation is handed, until the rehearsed student keeps the
-    limits and wastes little.
+    knows what a clock will show. So each choice is rehearsed to the end of the recipe, and the allocation is asked
+    again for as much more, or less, as the rehearsal showed to be needed, until the rehearsed student keeps the limits
+    and wastes little.
 
     Args:
         offers: candidates by stage, each saving something in every limited metric that it bears on.
         limits: what the student may cost in the end, by metric.
-        rehearsal: what the student costs now, and after which choices.
+        rehearsal: what the student costs after which choices.
 
     Raises:
         BudgetError: no choice does.
     """
-    now = rehearsal.costs_now()
-    choices: Choices = {}
-    best: Choices | None = None
-    predicted, final = now, rehearsal.costs_after(choices)
-    for attempt in range(ATTEMPTS):
-        meets = all(final[name] <= limits[name] for name in limits)
-        if meets:
-            best = choices
-            if not choices or all(final[name] >= (1 - WASTE) * limits[name] for name in limits):
-                break
-        margin = 0.0 if meets else MARGIN * attempt
-        ahead = {name: now[name] + final[name] - predicted[name] + margin * limits[name] for name in limits}
+    trials = [_tried({}, offers, limits, rehearsal)]
+    if trials[0].meets(limits):
+        return {}
+    while not trials[-1].meets(limits, 1 - WASTE) and len(trials) <= ATTEMPTS:
         try:
-            following = allocate(offers, ahead, limits)
+            choices = allocate(offers, _costs_ahead(trials, limits), limits)
         except BudgetError:
-            if best is None:
+            if not any(trial.meets(limits) for trial in trials):
                 raise
             break
-        if following == choices and meets:
+        if choices == trials[-1].choices and trials[-1].meets(limits):
             break
-        choices = following
-        predicted, final = _predicted(offers, choices, now), rehearsal.costs_after(choices)
-    if best is None:
-        listed = ", ".join(f"{name} {final[name]:,.0f} of {limits[name]:,.0f}" for name in limits)
-        raise BudgetError(f"no choice meets the budget; the nearest found is {listed}")
-    return best
+        trials.append(_tried(choices, offers, limits, rehearsal))
+    return _best(trials, limits).choices
+
+
+def _tried(
+    choices: Choices, offers: Mapping[str, Sequence[Candidate]], limits: Mapping[str, float], rehearsal: Rehearsal
+) -> _Trial:
+    taken = [candidate for _, candidate in chosen(offers, choices)]
+    saved = {name: sum(candidate.saving.get(name, 0.0) for candidate in taken) for name in limits}
+    return _Trial(choices, sum(candidate.error for candidate in taken), saved, rehearsal.costs_after(choices))
+
+
+def _costs_ahead(trials: Sequence[_Trial], limits: Mapping[str, float]) -> dict[str, float]:
+    """Return the costs, before anything is saved, for which an allocation will meet the limits in the end.
+
+    What a candidate says that it saves is taken to be worth what it was worth in the last trial.
+    """
+    first, last = trials[0], trials[-1]
+    margin = 0.0 if last.meets(limits) else MARGIN * (len(trials) - 1)
+    ahead = {}
+    for name, limit in limits.items():
+        worth = (first.costs[name] - last.costs[name]) / last.saved[name] if last.saved[name] > 0 else 1.0
+        missing = last.costs[name] - (1 - margin) * limit
+        ahead[name] = limit + last.saved[name] + missing / min(MOST_WORTH, max(1 / MOST_WORTH, worth))
+    return ahead
+
+
+def _best(trials: Sequence[_Trial], limits: Mapping[str, float]) -> _Trial:
+    meeting = [trial for trial in trials if trial.meets(limits)]
+    if meeting:
+        return min(meeting, key=lambda trial: trial.error)
+    nearest = min(trials, key=lambda trial: max(trial.costs[name] / limit for name, limit in limits.items()))
+    listed = ", ".join(f"{name} {in_full(nearest.costs[name])} of {in_full(limits[name])}" for name in limits)
+    raise BudgetError(f"no choice meets the budget; the nearest found is {listed}")
 
 
 def chosen(offers: Mapping[str, Sequence[Candidate]], choices: Choices) -> list[tuple[str, Candidate]]:
@@ -138,14 +179,6 @@ def chosen(offers: Mapping[str, Sequence[Candidate]], choices: Choices) -> list[
         for candidate in offered
         if choices.get(stage, {}).get(candidate.layer) == candidate.setting
     ]
-
-
-def _predicted(
-    offers: Mapping[str, Sequence[Candidate]], choices: Choices, now: Mapping[str, float]
-) -> dict[str, float]:
-    """Return what the student costs after the choices if every candidate saves what it says."""
-    taken = [candidate for _, candidate in chosen(offers, choices)]
-    return {name: cost - sum(candidate.saving.get(name, 0.0) for candidate in taken) for name, cost in now.items()}
 
 
 def limited(metrics: Sequence[Metric], limits: Mapping[str, float]) -> tuple[Metric, ...]:

@@ -14,7 +14,7 @@ from compressor.dataset import Sample
 from compressor.graph_editing import feed, input_specs
 from compressor.teacher_loading import random_inputs
 from compressor.tensor_spec import TensorSpec
-from compressor.unfolding import channel_axis, output_positions, unfoldable, unfolded
+from compressor.unfolding import channel_axis, matrix, output_positions, unfoldable, unfolded
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -103,6 +103,23 @@ def readings(student: GraphModule, layers: Iterable[str], samples: Sequence[Samp
     hooks = {layer: adder(layer) for layer in layers if unfoldable(student.get_submodule(layer))}
     observe(student, hooks, calibration_inputs(input_specs(student), samples))
     return {layer: sums.reading for layer, sums in seen.items()}
+
+
+def varying_share(module: nn.Module, reading: Reading) -> float:
+    """Return how much of a linear layer's output energy varies; the rest is that of its channels' means.
+
+    Errors that are predicted as shares of what varies become shares of the signal's energy by it.
+    """
+    varying = torch.zeros((), dtype=torch.float64)
+    means = []
+    for number, weights in enumerate(matrix(module).detach().double()):
+        own = slice(number * len(weights), (number + 1) * len(weights))
+        varying = varying + (weights * (reading.covariance[own, own] @ weights)).sum()
+        means.append(reading.mean[own] @ weights)
+    mean = torch.cat(means)
+    if isinstance(module.bias, Tensor):
+        mean = mean + module.bias.detach()
+    return float(varying / (varying + mean.square().sum()).clamp_min(1e-300))
 
 
 class _Sums:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from compressor import hookspecs
 from compressor.errors import PluginError
 from compressor.named_options import did_you_mean
+from compressor.strategy import BudgetedStrategy
 
 _PREFIX = f"{hookspecs.PROJECT_NAME}_"
 _KEBAB_CASE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -67,6 +68,10 @@ def check_class(offer: object, contract: type, origin: str) -> str:
     name = getattr(offer, "name", None)
     if not isinstance(name, str) or not _KEBAB_CASE.fullmatch(name):
         raise PluginError(f"{place} needs a 'name: ClassVar[str]' in kebab-case, such as 'low-rank'; found {name!r}")
+    if issubclass(offer, BudgetedStrategy) and getattr(offer, "fixed_by", None) not in offer.model_fields:
+        raise PluginError(
+            f"{place} needs a 'fixed_by: ClassVar[str]' that names the option for choosing without a budget"
+        )
     return name
 
 

@@ -22,6 +22,11 @@ def in_words(value: float, unit: str = "") -> str:
     return f"{_digits(value)}{_JOINED.get(unit, f' {unit}')}"
 
 
+def in_full(value: float) -> str:
+    """Return `value` with every digit before the point, and at least four: `1,204,512`, `0.2125`."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def duration_in_words(seconds: float) -> str:
     """Return `3.2 s`, `4 min 5 s`, `2 h 13 min` or `2 h`."""
     if not math.isfinite(seconds) or seconds < 59.5:

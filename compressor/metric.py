@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from compressor.dataset import FloatArray
 from compressor.tensor_spec import TensorSpec
-from compressor.timing import Timings
+
+if TYPE_CHECKING:
+    # Timing needs onnxruntime and torch, which defining a metric does not.
+    from compressor.timing import Timings
 
 
 class Subject(Protocol):

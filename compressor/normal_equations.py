@@ -36,11 +36,12 @@ class NormalEquations:
 
         `ridge` is relative to the mean energy of the columns.
         """
-        strength = ridge * self.gram.diagonal().mean()
-        regular = self.gram + strength * torch.eye(len(self.gram), dtype=torch.float64)
         missing = self.cross - self.gram @ prior.double()
-        weights: Tensor = prior.double() + torch.linalg.solve(regular, missing)
-        return weights
+        regular = self.gram.clone()
+        regular.diagonal().add_(ridge * self.gram.diagonal().mean())
+        factor, failed = torch.linalg.cholesky_ex(regular)
+        step: Tensor = torch.linalg.solve(regular, missing) if failed else torch.cholesky_solve(missing, factor)
+        return prior.double() + step
 
     def error(self, weights: Tensor) -> Tensor:
         """Return the squared error of weights (columns + 1, outputs), by output and summed over rows."""

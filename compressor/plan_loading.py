@@ -16,8 +16,8 @@ from compressor.recipe_file import read_leniently
 def load_plan(
     recipe: Path | str,
     *,
-    teacher: str | None = None,
-    data: str | None = None,
+    teacher: Path | str | None = None,
+    data: Path | str | None = None,
     overrides: Sequence[str] = (),
     catalog: Catalog | None = None,
 ) -> Plan:
@@ -38,10 +38,10 @@ def load_plan(
     changes = list(overrides)
     if teacher is not None:
         # Another teacher has another licence: the recipe's word for it no longer holds.
-        changes += [f"teacher={json.dumps(teacher)}", "licence=''"]
+        changes += [f"teacher={json.dumps(str(teacher))}", "licence=''"]
     document = read_leniently(recipe, changes)
     if data is not None:
-        source = _folder_source(installed, data, document.recipe.data)
+        source = _folder_source(installed, str(data), document.recipe.data)
         # First the folder, then what `overrides` say of the data, which would otherwise be replaced.
         document = read_leniently(recipe, [f"data={json.dumps(source)}", *changes])
     return plan(document, installed)

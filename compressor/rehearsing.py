@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from compressor.allocation import Choices
+from compressor.allocation import Choice, Choices
 from compressor.budget import chosen, costs, limited, solve
 from compressor.calibration import PROBE_SIZE, calibration_inputs
+from compressor.errors import StageError
 from compressor.graph_editing import copy_graph, input_specs
 from compressor.measuring import measure
 from compressor.planning import PlannedStage
 from compressor.report import AllocationRecord
 from compressor.sensitivity import sensitivities
-from compressor.stage_running import Workbench, apply_stage
+from compressor.stage_running import Workbench, apply_stage, blamed_on
 from compressor.strategy import BudgetedStrategy, Candidate
 from compressor.teacher_loading import random_inputs
 
@@ -33,27 +34,20 @@ LENGTH = 64
 
 @dataclass(frozen=True, eq=False)
 class Rehearsal:
-    """What a student costs, and what it would cost at the end of the recipe after which choices."""
+    """What a student would cost at the end of the recipe after which choices."""
 
     bench: Workbench
     stages: Sequence[PlannedStage]
     """Those still to come."""
     student: GraphModule
 
-    def costs_now(self) -> dict[str, float]:
-        """Measure the limited metrics of the student."""
-        return self._costs(self.student)
-
     def costs_after(self, choices: Choices) -> dict[str, float]:
         """Apply the stages, except training, to a copy, and measure that."""
         student = self.student
         for stage in self.stages:
-            if not stage.strategy.trains:
+            if _changes_costs(stage):
                 context = self.bench.context(stage, choices.get(stage.label, {}), rehearsing=True)
                 student = apply_stage(stage, student, context).student
-        return self._costs(student)
-
-    def _costs(self, student: GraphModule) -> dict[str, float]:
         metrics = limited(self.bench.metrics, self.bench.limits)
         return costs(measure(self.bench.measured(student), metrics), self.bench.limits)
 
@@ -66,7 +60,7 @@ def spend_budget(
     Raises:
         BudgetError: no choice meets the limits.
     """
-    offers = _offers(bench, stages, student)
+    offers, errors = _offers(bench, stages, student)
     choices = solve(offers, bench.limits, Rehearsal(bench, stages, student)) if any(offers.values()) else {}
     records = tuple(
         AllocationRecord(
@@ -74,7 +68,8 @@ def spend_budget(
             layer=candidate.layer,
             setting=candidate.setting,
             saving=dict(candidate.saving),
-            predicted_error=candidate.error,
+            error=errors[stage, candidate.layer, candidate.setting],
+            output_error=candidate.error,
         )
         for stage, candidate in chosen(offers, choices)
     )
@@ -86,31 +81,57 @@ def budgeted(stage: PlannedStage) -> bool:
     return isinstance(stage.strategy, BudgetedStrategy) and not stage.strategy.fixed
 
 
-def _offers(bench: Workbench, stages: Sequence[PlannedStage], student: GraphModule) -> dict[str, list[Candidate]]:
-    offers: dict[str, list[Candidate]] = {}
-    reach: dict[str, float] = {}
-    for stage in stages:
-        if isinstance(stage.strategy, BudgetedStrategy) and not stage.strategy.fixed:
-            bench.reporter.say(f"what {stage.label} could do")
-            found = stage.strategy.candidates(copy_graph(student), bench.context(stage, {}))
-            if not reach and any(candidate.disturbs for candidate in found):
+def _changes_costs(stage: PlannedStage) -> bool:
+    return not (stage.strategy.trains or stage.strategy.keeps_structure)
+
+
+def _offers(
+    bench: Workbench, stages: Sequence[PlannedStage], student: GraphModule
+) -> tuple[dict[str, list[Candidate]], dict[tuple[str, str, Choice], float]]:
+    """Return the candidates by stage, their errors at the output; and their errors where these arise."""
+    found: dict[str, list[Candidate]] = {}
+    errors: dict[tuple[str, str, Choice], float] = {}
+    reach: dict[str, float] | None = None
+    last = max((at for at, stage in enumerate(stages) if budgeted(stage)), default=-1)
+    for stage in stages[: last + 1]:
+        if budgeted(stage):
+            bench.reporter.say(f"asking {stage.label} what it could do")
+            candidates = _asked(bench, stage, student)
+            errors |= {(stage.label, candidate.layer, candidate.setting): candidate.error for candidate in candidates}
+            if reach is None and any(candidate.disturbs for candidate in candidates):
                 reach = sensitivities(copy_graph(student), _inputs(bench, student), bench.seed)
-            offers[stage.label] = [_at_the_output(candidate, reach) for candidate in found]
-    return {stage: _with_followers(bench, found) for stage, found in offers.items()}
+            at_the_output = [_at_the_output(stage, candidate, reach or {}) for candidate in candidates]
+            found[stage.label] = _with_followers(bench, at_the_output)
+        elif _changes_costs(stage):
+            # Layers get new names and shapes: a stage is asked about those that it will find.
+            student = apply_stage(stage, student, bench.context(stage, {}, rehearsing=True)).student
+            reach = None
+    return found, errors
+
+
+def _asked(bench: Workbench, stage: PlannedStage, student: GraphModule) -> Sequence[Candidate]:
+    if not isinstance(stage.strategy, BudgetedStrategy):
+        return ()
+    with blamed_on(stage):
+        return stage.strategy.candidates(copy_graph(student), bench.context(stage, {}))
 
 
 def _inputs(bench: Workbench, student: GraphModule) -> Iterable[tuple[Tensor, ...]]:
     specs = input_specs(student)
-    if bench.data is not None:
+    if bench.data is not None and bench.data.train:
         return calibration_inputs(specs, bench.data.train[:SAMPLES], LENGTH)
     arrays = random_inputs(specs, PROBE_SIZE, seed=bench.seed)
     return [tuple(torch.from_numpy(array) for array in arrays.values())]
 
 
-def _at_the_output(candidate: Candidate, reach: Mapping[str, float]) -> Candidate:
+def _at_the_output(stage: PlannedStage, candidate: Candidate, reach: Mapping[str, float]) -> Candidate:
     if not candidate.disturbs:
         return candidate
-    return replace(candidate, error=candidate.error * sum(reach.get(place, 0.0) for place in candidate.disturbs))
+    unknown = [place for place in candidate.disturbs if place not in reach]
+    if unknown:
+        message = f"a candidate for '{candidate.layer}' disturbs '{unknown[0]}', which no layer of the student is"
+        raise StageError(stage.label, message)
+    return replace(candidate, error=candidate.error * sum(reach[place] for place in candidate.disturbs))
 
 
 def _with_followers(bench: Workbench, found: Sequence[Candidate]) -> list[Candidate]:

@@ -46,13 +46,17 @@ class StageRecord(_Record):
 
 
 class AllocationRecord(_Record):
-    """One change that the budget was spent on: what it saves, and the error at the output that was predicted."""
+    """One change that the budget was spent on: what it saves, and the error that was predicted."""
 
     stage: str
     layer: str
     setting: int | float | str
     saving: dict[str, float]
-    predicted_error: float
+    """By metric."""
+    error: float
+    """Predicted where it arises: error energy as a share of the signal's."""
+    output_error: float
+    """Predicted at the model's output; these add up to what the allocation minimises."""
 
 
 class Verdict(_Record):

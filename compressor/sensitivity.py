@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from compressor.graph_editing import fit_shape, input_specs, layer_name
+from compressor.graph_editing import fit_shape, input_specs, layer_name, module_of
+from compressor.unfolding import channel_axis
 
 DRAWS = 4
 """Random vectors per input."""
@@ -54,14 +55,15 @@ def _one_input(model: GraphModule, inputs: tuple[Tensor, ...], generator: torch.
         gradients = torch.autograd.grad(output, tensors, balance.weighted(noise), retain_graph=True, allow_unused=True)
         for place, tensor, gradient in zip(places, tensors, gradients, strict=True):
             if gradient is not None:
-                energy[place] += float((_by_channel(tensor).mean(1) * _by_channel(gradient).sum(1)).sum()) / DRAWS
+                axis = channel_axis(module_of(model, place))
+                loudness, reach = _by_channel(tensor, axis).mean(1), _by_channel(gradient, axis).sum(1)
+                energy[place] += float((loudness * reach).sum()) / DRAWS
     return {layer_name(place): value / balance.energy for place, value in energy.items()}
 
 
-def _by_channel(tensor: Tensor) -> Tensor:
+def _by_channel(tensor: Tensor, axis: int) -> Tensor:
     """Return squares by channel: (channels, everything else)."""
-    squares = tensor.detach().square()
-    return squares.movedim(1, 0).flatten(1) if tensor.dim() > 2 else squares.flatten(0, -2).T
+    return tensor.detach().square().movedim(axis, 0).flatten(1)
 
 
 class _Keeping(Interpreter):

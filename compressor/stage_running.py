@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,8 +134,19 @@ def apply_stage(stage: PlannedStage, student: GraphModule, context: StageContext
         StageError: it failed.
         CompressorError: what it raises for the user.
     """
-    try:
+    with blamed_on(stage):
         return stage.strategy.apply(copy_graph(student), context)
+
+
+@contextmanager
+def blamed_on(stage: PlannedStage) -> Iterator[None]:
+    """Name the stage in what goes wrong.
+
+    Raises:
+        StageError: for any error but those that are for the user already.
+    """
+    try:
+        yield
     except (CompressorError, KeyboardInterrupt):
         raise
     except Exception as error:

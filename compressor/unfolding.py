@@ -34,14 +34,15 @@ def output_positions(output: Tensor, module: nn.Module, most: int) -> Tensor:
     return torch.arange(0, size, step)
 
 
-def channel_axis(module: nn.Module) -> int:
-    """Return the axis of channels in what a layer reads and puts out."""
+def channel_axis(module: nn.Module | None) -> int:
+    """Return the axis of channels in what a layer, or a function, reads and puts out."""
     return -1 if isinstance(module, nn.Linear) else 1
 
 
 def rows_at(tensor: Tensor, module: nn.Module, positions: Tensor) -> Tensor:
     """Return a layer's output, or a tensor of its shape, at positions: (batch * positions, channels)."""
-    by_channel = tensor.movedim(channel_axis(module), 1).flatten(2)
+    by_channel = tensor.movedim(channel_axis(module), 1)
+    by_channel = by_channel.reshape(*by_channel.shape[:2], -1)
     return by_channel[..., positions].movedim(1, 2).flatten(0, 1)
 
 
@@ -79,13 +80,11 @@ def unfolded(module: nn.Module, read: Tensor, positions: Tensor) -> Tensor:
 
 def matrix(module: nn.Module) -> Tensor:
     """Return a layer's weights in the order of `unfolded`: (groups, in / groups * taps, out / groups)."""
-    weight = module.weight
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"{type(module).__name__} is no linear layer")
     if isinstance(module, nn.Linear):
-        return weight.T[None]
+        return module.weight.T[None]
     if not isinstance(module, _ConvNd):
         raise TypeError(f"{type(module).__name__} is no linear layer")
+    weight = module.weight
     if not module.transposed:
         return weight.reshape(module.groups, module.out_channels // module.groups, -1).transpose(1, 2)
     inputs, outputs = module.in_channels // module.groups, module.out_channels // module.groups

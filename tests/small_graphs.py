@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 
-from compressor.graph_editing import output_nodes, placeholders
+from compressor.dataset import Sample
+from compressor.graph_editing import input_specs, output_nodes, placeholders
 from compressor.teacher_loading import random_inputs
 from compressor.tensor_spec import Dimension, TensorSpec
 
@@ -45,3 +50,9 @@ def inputs_of(graph: GraphModule, size: int = SIZE, seed: int = 1) -> tuple[Tens
     """Return random inputs for a graph, of the shapes that its own inputs have."""
     specs = tuple(node.meta["tensor_spec"] for node in placeholders(graph))
     return tuple(torch.from_numpy(array) for array in random_inputs(specs, size, seed).values())
+
+
+def samples_of(graph: GraphModule, *arrays: NDArray[Any]) -> tuple[Sample, ...]:
+    """Return arrays as samples for a graph of one input, in float32."""
+    (spec,) = input_specs(graph)
+    return tuple(Sample(f"sample {at}", {spec.name: array.astype(np.float32)}) for at, array in enumerate(arrays))

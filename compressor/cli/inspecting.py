@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 import click
 
+from compressor.calibration import PROBE_SIZE
 from compressor.console import print_table
 from compressor.figures import in_words, share_in_words
 from compressor.graph_editing import parameter_count
 from compressor.layer_costs import layer_costs
-from compressor.calibration import PROBE_SIZE
 from compressor.plugin_catalog import load_catalog
 from compressor.teacher_loading import Teacher, load_teacher
 from compressor.tensor_spec import TensorSpec

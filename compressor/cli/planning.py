@@ -15,7 +15,7 @@ from compressor.layer_costs import LayerCost, layer_costs
 from compressor.pipeline import RunSettings, StageLine, prepare
 from compressor.plan_loading import load_plan
 from compressor.plugin_catalog import load_catalog
-from compressor.report import Measurement, StageRecord
+from compressor.report import AllocationRecord, Measurement, StageRecord
 from compressor.teacher_loading import load_teacher
 
 
@@ -33,6 +33,7 @@ def show_plan(recipe: Path, teacher: str | None, data: str | None, overrides: Se
         line = StageLine(structural, bench, lambda _: None)
         line.run_to(len(structural.stages), None)
     _print_layers("teacher", layer_costs(bench.teacher.graph))
+    _print_allocation(line.allocation, line.records)
     _print_findings(line.records)
     _print_layers("student", layer_costs(line.student))
     _print_stages(measured, line.records)
@@ -55,6 +56,34 @@ def _print_layers(whose: str, layers: Sequence[LayerCost]) -> None:
     ]
     click.echo()
     print_table([f"{whose}'s layer", "parameters", "share", "of the MACs"], rows)
+
+
+def _print_allocation(allocation: Sequence[AllocationRecord], records: Sequence[StageRecord]) -> None:
+    """Print what the budget is spent on; errors are shares of the energy of what the layers put out."""
+    if not allocation:
+        return
+    reached = {
+        (record.stage, finding.layer): finding.values["error"]
+        for record in records
+        for finding in record.findings
+        if "error" in finding.values
+    }
+    metrics = list(dict.fromkeys(metric for entry in allocation for metric in entry.saving))
+    rows = [
+        [
+            entry.stage,
+            entry.layer,
+            str(entry.setting),
+            *(in_words(entry.saving.get(metric, 0.0)) for metric in metrics),
+            f"{entry.error:.2%}",
+            f"{reached[entry.stage, entry.layer]:.2%}" if (entry.stage, entry.layer) in reached else "",
+            f"{entry.output_error:.3%}",
+        ]
+        for entry in sorted(allocation, key=lambda entry: -entry.output_error)
+    ]
+    click.echo()
+    saved = [f"{metric} saved" for metric in metrics]
+    print_table(["stage", "layer", "setting", *saved, "error, predicted", "reached", "at the output"], rows)
 
 
 def _print_findings(records: Sequence[StageRecord]) -> None:

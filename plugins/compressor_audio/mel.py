@@ -53,10 +53,10 @@ class MelOptions(BaseModel):
         """Upper edge of the highest band in Hz."""
         return self.sample_rate / 2 if self.fmax is None else self.fmax
 
-    @property
-    def shortest(self) -> int:
-        """The fewest samples that the reflecting padding allows."""
-        return self.n_fft - self.hop_length - (self.n_fft - self.hop_length) // 2 + 1
+    def padding(self, hop_length: int) -> tuple[int, int]:
+        """Return how many samples are reflected on the left and on the right: audio has to be longer than that."""
+        left = (self.n_fft - hop_length) // 2
+        return left, self.n_fft - hop_length - left
 
 
 def log_mel(audio: Tensor, options: MelOptions) -> Tensor:
@@ -83,13 +83,10 @@ def magnitudes(audio: Tensor, options: MelOptions, hop_length: int) -> Tensor:
     import torch
     from torch.nn.functional import pad
 
-    if audio.ndim != 2 or audio.shape[-1] < options.shortest:
-        raise ValueError(
-            f"expected audio (batch, samples) of at least {options.shortest} samples; found {tuple(audio.shape)}"
-        )
+    left, right = options.padding(hop_length)
+    if audio.ndim != 2 or audio.shape[-1] <= right:
+        raise ValueError(f"expected audio (batch, samples) of at least {right + 1} samples; found {tuple(audio.shape)}")
     window, _ = _analysis(options, audio.device.type, audio.device.index)
-    left = (options.n_fft - hop_length) // 2
-    right = options.n_fft - hop_length - left
     padded = pad(audio.float().unsqueeze(1), (left, right), mode="reflect").squeeze(1)
     spectrum = torch.stft(
         padded,

@@ -63,6 +63,10 @@ class PiperSpeech(SpeechSource):
             )
         return self
 
+    @property
+    def highest_pitch(self) -> float:
+        return max(1.0, *self.pitches)
+
     def load(self, context: DataContext) -> Dataset:
         """Return the spoken sentences as samples; they are kept in the cache folder.
 

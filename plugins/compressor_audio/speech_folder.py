@@ -38,6 +38,10 @@ class SpeechFolder(SpeechSource):
         description="each training recording is also used this many times as high, as if another voice spoke it",
     )
 
+    @property
+    def highest_pitch(self) -> float:
+        return max(1.0, *self.pitches)
+
     def load(self, context: DataContext) -> Dataset:
         """Return the recordings as samples; what was skipped and why stands in the findings.
 

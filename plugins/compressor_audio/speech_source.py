@@ -34,12 +34,20 @@ class SpeechSource(DataSource, ABC):
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> SpeechSource:
-        if not self.mel.n_fft / self.mel.sample_rate <= self.min_seconds <= self.max_seconds:
+        # A voice is made higher by playing it faster: what is left has to fill one transform.
+        shortest = self.mel.n_fft / self.mel.sample_rate * self.highest_pitch
+        if not shortest <= self.min_seconds <= self.max_seconds:
+            faster = f", {self.highest_pitch:g} times as fast" if self.highest_pitch > 1 else ""
             raise ValueError(
-                f"expected n_fft ({self.mel.n_fft / self.mel.sample_rate:.3f} s) <= min_seconds <= max_seconds; "
+                f"expected n_fft ({shortest:.3f} s{faster}) <= min_seconds <= max_seconds; "
                 f"found min_seconds {self.min_seconds:g}, max_seconds {self.max_seconds:g}"
             )
         return self
+
+    @property
+    def highest_pitch(self) -> float:
+        """How many times as high as its own voice a recording is used at most."""
+        return 1.0
 
     @property
     def output_rate(self) -> int | None:

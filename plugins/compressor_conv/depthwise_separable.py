@@ -77,7 +77,7 @@ class DepthwiseSeparableConv(BudgetedStrategy):
                 "parameters": float(before - after),
                 "macs": float(_macs_saved(conv, rank) * positions[layer]),
             },
-            error=1.0 - kept,
+            error=_error(conv, kept, reading),
             disturbs=(layer,),
         )
 
@@ -161,11 +161,15 @@ class DepthwiseSeparableConv(BudgetedStrategy):
             ],
         )
         whose = "the output's" if reading else "the filters'"
-        return Finding(
-            f"rank {rank} keeps {kept:.1%} of {whose} energy, {before:,} to {after:,} weights",
-            layer_name(node),
-            {"rank": rank, "energy_kept": kept, "weights_before": before, "weights_after": after},
-        )
+        values = {
+            "rank": rank,
+            "energy_kept": kept,
+            "error": _error(conv, kept, reading),
+            "weights_before": before,
+            "weights_after": after,
+        }
+        message = f"rank {rank} keeps {kept:.1%} of {whose} energy, {before:,} to {after:,} weights"
+        return Finding(message, layer_name(node), values)
 
 
 def _weights(conv: _ConvNd, rank: int) -> tuple[int, int]:
@@ -184,13 +188,20 @@ def _macs_saved(conv: _ConvNd, rank: int) -> int:
     return before - rank * conv.in_channels * (taps + conv.out_channels * prod(conv.stride))
 
 
+def _error(conv: _ConvNd, kept: float, reading: Reading | None) -> float:
+    """Return the error as a share of the signal's energy, to which its mean belongs."""
+    from compressor.calibration import varying_share
+
+    return (1.0 - kept) * (varying_share(conv, reading) if reading and conv.bias is not None else 1.0)
+
+
 def separable(
     conv: _ConvNd, rank: int, reading: Reading | None = None, rounds: int = 3
 ) -> tuple[list[tuple[_ConvNd, _ConvNd]], float]:
     """Return pairs of depthwise and pointwise convolutions that add up, and the share of energy that they keep.
 
-    The energy is the output's where `reading` says what the layer reads, else that of the filters. Exact when `rank`
-    reaches the number of taps or of output channels.
+    The energy is the output's where `reading` says what the layer reads (about its mean, which the bias keeps, if there
+    is one), else that of the filters. Exact when `rank` reaches the number of taps or of output channels.
     """
     import torch
 
@@ -201,8 +212,10 @@ def separable(
     filters = dense.reshape(conv.in_channels, -1, dense.shape[1])
     found = decomposed(filters, min(rank, *filters.shape[1:]))
     if reading is not None:
-        found = fitted(filters, reading.covariance, found, rounds)
-        lost = output_error(filters, reading.covariance, found)
+        # A bias takes care of the mean; without one it has to be kept as all the rest.
+        moment = reading.covariance if conv.bias is not None else reading.covariance + reading.mean.outer(reading.mean)
+        found = fitted(filters, moment, found, rounds)
+        lost = output_error(filters, moment, found)
     else:
         lost = float((filters - found.product).square().sum() / filters.square().sum().clamp_min(1e-30))
     terms = []

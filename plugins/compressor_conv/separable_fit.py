@@ -48,7 +48,8 @@ def fitted(filters: Tensor, covariance: Tensor, start: SeparableFilters, rounds:
 
     Args:
         filters: the dense weights, (in, taps, out), float64.
-        covariance: of what the layer reads, (in * taps, in * taps), float64.
+        covariance: of what the layer reads, (in * taps, in * taps), float64; its second moment if the layer cannot
+            make up for a mean.
         start: where to begin.
         rounds: how often pointwise and depthwise weights are solved in turn.
     """

@@ -1,23 +1,25 @@
-"""`transposed-to-standard-conv`: a transposed convolution as a plain one followed by interleaving. Exact.
+"""`transposed-to-standard-conv`: a transposed convolution as a plain one.
 
-Polyphase, or sub-pixel, form (Shi et al., arXiv 1609.05158): output sample `stride * q + phase` of a transposed
+Polyphase, or sub-pixel, form (Shi et al., arXiv 1609.05158), exact: output sample `stride * q + phase` of a transposed
 convolution is a plain convolution of the input with every `stride`-th tap, so one convolution with `stride` times the
-channels computes all phases, which are then interleaved and cropped.
+channels computes all phases, which are then interleaved and cropped. For engines that cannot do even that there is
+nearest-neighbour up-sampling before a plain convolution, which is not exact: see `upsampled`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.nn import functional
 
 from compressor.graph_editing import clean, layer_name, module_nodes, replace_with_chain, select
 from compressor.strategy import Finding, StageContext, StageOutcome, Strategy
+from compressor_conv.upsampled import Transposed, Upsampled, fit_output, nearest_kernel, why_not
 
 
 class Interleave(nn.Module):
@@ -46,29 +48,81 @@ class Interleave(nn.Module):
 
 
 class TransposedToStandardConv(Strategy):
-    """Rewrite transposed convolutions, which many engines lack or run slowly, as plain ones."""
+    """Rewrite transposed convolutions, which many engines lack or run slowly, as plain ones.
+
+    `polyphase` (arXiv 1609.05158) is exact. `upsample` repeats each value `stride` times and convolves, with weights
+    fitted on calibration data; it needs no reshaping, but can only put out what has the same gain at every phase of
+    the stride (distill.pub/2016/deconv-checkerboard). A finding says how much of each layer's output it loses.
+
+    ```yaml
+    - transposed-to-standard-conv: {mode: upsample, ignore: ["ups/0/*"]}
+    ```
+    """
 
     name: ClassVar[str] = "transposed-to-standard-conv"
-    preserves_output: ClassVar[bool] = True
 
     targets: tuple[str, ...] = Field(default=("*",), description="layers to rewrite, by name pattern")
     ignore: tuple[str, ...] = Field(default=(), description="layers to leave, by name pattern")
+    mode: Literal["polyphase", "upsample"] = Field(
+        default="polyphase",
+        description="'polyphase': a convolution to all phases, interleaved, exact; 'upsample': nearest-neighbour "
+        "up-sampling and a convolution, for engines that cannot interleave, not exact",
+    )
+    calibration_samples: int = Field(
+        default=4, ge=0, description="for 'upsample', training samples on which the output is kept; 0 keeps the weights"
+    )
+
+    @property
+    def preserves_output(self) -> bool:  # type: ignore[override]  # the core asks a stage, and not its class
+        """Whether the core proves the output equal: up-sampling only comes near."""
+        return self.mode == "polyphase"
 
     def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
-        found = list(module_nodes(student, nn.ConvTranspose1d, nn.ConvTranspose2d))
-        names = [layer_name(node) for node, _ in found]
+        found: list[tuple[Node, Transposed]] = list(module_nodes(student, nn.ConvTranspose1d, nn.ConvTranspose2d))  # type: ignore[arg-type]
         if not found:
             return StageOutcome(student, (Finding("the model has no transposed convolutions"),))
-        chosen = set(select(names, self.targets, self.ignore))
-        findings = []
-        for node, module in found:
-            if layer_name(node) in chosen and isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d):
-                conv, interleave = polyphase(module)
-                replace_with_chain(student, node, {"_phases": conv, "_interleave": interleave})
-                added = conv.weight.numel() - module.weight.numel()
-                message = f"{conv.out_channels} phase channels, {added:,} weights added"
-                findings.append(Finding(message, layer_name(node)))
+        chosen = set(select([layer_name(node) for node, _ in found], self.targets, self.ignore))
+        layers = {layer_name(node): (node, module) for node, module in found if layer_name(node) in chosen}
+        findings = self._upsample(student, layers, context) if self.mode == "upsample" else _interleave(student, layers)
         return StageOutcome(clean(student), tuple(findings))
+
+    def _upsample(
+        self, student: GraphModule, layers: dict[str, tuple[Node, Transposed]], context: StageContext
+    ) -> list[Finding]:
+        samples = context.data.train[: self.calibration_samples] if context.data else ()
+        findings: list[Finding] = []
+        forms: list[tuple[Node, Upsampled]] = []
+        for layer, (node, module) in layers.items():
+            reason = why_not(module)
+            if reason:
+                findings.append(Finding(f"left as it is: {reason}", layer))
+                continue
+            form, lost = nearest_kernel(module)
+            lost = fit_output(student, layer, form, samples) if samples else lost
+            forms.append((node, form))
+            findings.append(_approximation(layer, module, form, lost, "output's" if samples else "kernel's"))
+        for node, form in forms:
+            replace_with_chain(student, node, form.chain)
+        return findings
+
+
+def _approximation(layer: str, module: Transposed, form: Upsampled, lost: float, whose: str) -> Finding:
+    added = form.conv.weight.numel() - module.weight.numel()
+    return Finding(
+        f"{lost:.2%} of the {whose} energy is lost, {added:,} weights added",
+        layer,
+        {"relative_error": lost, "weights_added": added},
+    )
+
+
+def _interleave(student: GraphModule, layers: dict[str, tuple[Node, Transposed]]) -> list[Finding]:
+    findings = []
+    for layer, (node, module) in layers.items():
+        conv, interleave = polyphase(module)
+        replace_with_chain(student, node, {"_phases": conv, "_interleave": interleave})
+        added = conv.weight.numel() - module.weight.numel()
+        findings.append(Finding(f"{conv.out_channels} phase channels, {added:,} weights added", layer))
+    return findings
 
 
 def polyphase(module: nn.ConvTranspose1d | nn.ConvTranspose2d) -> tuple[nn.Conv1d | nn.Conv2d, Interleave]:

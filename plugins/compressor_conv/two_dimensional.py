@@ -18,8 +18,12 @@ from torch.fx import GraphModule, Node
 from compressor.graph_editing import clean, module_of, output_nodes, placeholders, replace_module
 from compressor.strategy import Finding, StageContext, StageOutcome, Strategy
 from compressor.tensor_spec import TensorSpec
+from compressor_conv.transposed import Interleave
+from compressor_conv.upsampled import NearestUpsampling
 
 ELEMENTWISE_MODULES = (nn.LeakyReLU, nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
+RANK_AGNOSTIC_MODULES = (Interleave, NearestUpsampling)
+"""Modules over time that take an axis of height one before it too."""
 ELEMENTWISE_FUNCTIONS = (operator.add, operator.sub, operator.mul, operator.truediv)
 
 
@@ -73,8 +77,7 @@ class _Widening:
 
     def _carries(self, node: Node, module: nn.Module | None) -> bool:
         if module is not None:
-            # A module that says so takes one axis more than it was made for, as `Interleave` does.
-            return isinstance(module, ELEMENTWISE_MODULES) or type(module).__name__ == "Interleave"
+            return isinstance(module, ELEMENTWISE_MODULES + RANK_AGNOSTIC_MODULES)
         return node.op == "call_function" and node.target in ELEMENTWISE_FUNCTIONS and bool(node.all_input_nodes)
 
     def _widened(self, user: Node, source: Node) -> Node:

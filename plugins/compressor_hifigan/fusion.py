@@ -1,12 +1,14 @@
 """Multi-receptive-field fusion (HiFi-GAN, arXiv 2010.05646), found in a graph by its shape and not by names.
 
-A fusion is K branches that start at one tensor, are summed, and divided by K; a branch is a chain of residual units,
-each `x + f(x)` where `f` is activations and convolutions one after the other.
+A fusion is K branches that start at one tensor, are summed in any order, and divided by K (or multiplied by 1 / K). A
+branch is a chain of residual units, each `x + f(x)` where `f` is activations and convolutions one after the other; a
+branch that has lost all its units is the tensor itself.
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -53,98 +55,111 @@ def find_fusions(graph: GraphModule) -> list[Fusion]:
     return [fusion for fusion in found if fusion is not None]
 
 
+def summands(node: Node) -> list[Node]:
+    """Unfold a sum such as `(a + b) + c` or `a + (b + c)` from left to right; anything else is its only summand."""
+    if not _is_sum(node):
+        return [node]
+    first, second = _operands(node)
+    return summands(first) + summands(second)
+
+
 def _fusion(graph: GraphModule, node: Node) -> Fusion | None:
     divisor = _divisor(node)
-    if divisor is None or round(divisor) < 2 or abs(divisor - round(divisor)) > 1e-4:
+    if divisor is None or round(divisor) < 2 or abs(divisor - round(divisor)) > 1e-3:
         return None
-    leaves = _summands(node.all_input_nodes[0], round(divisor))
-    if leaves is None:
-        return None
-    branches = [_branch(graph, leaf) for leaf in leaves]
+    total = node.all_input_nodes[0]
     # A branch may go back through the units of what precedes the fusion: all start where the shortest one starts.
-    sources = [_sources(leaf, branch) for leaf, branch in zip(leaves, branches, strict=True)]
-    common = [source for source in sources[0] if all(source in others for others in sources[1:])]
-    if not common or not any(branches):
-        return None
-    source = common[0]
-    cut = [_from(source, leaf, branch) for leaf, branch in zip(leaves, branches, strict=True)]
-    return Fusion(source, node, divisor, tuple(cut))
-
-
-def _divisor(node: Node) -> float | None:
-    if node.op != "call_function" or len(node.args) != 2 or not isinstance(node.args[1], float | int):
-        return None
-    if node.target is operator.truediv:
-        return float(node.args[1])
-    if node.target is operator.mul and node.args[1]:
-        return 1.0 / float(node.args[1])
+    for source in _starts(graph, total):
+        branches = _branches(graph, total, source)
+        if branches is not None and len(branches) == round(divisor):
+            return Fusion(source, node, divisor, tuple(branches))
     return None
 
 
-def _summands(node: Node, count: int) -> list[Node] | None:
-    """Unfold `((a + b) + c)` into `count` summands."""
-    summands = [node]
-    while len(summands) < count:
-        first = summands[0]
-        if not _is_sum(first):
-            return None
-        summands[:1] = list(first.args)  # type: ignore[arg-type]
-    return summands
+def _divisor(node: Node) -> float | None:
+    numbers = [arg for arg in node.args if isinstance(arg, float | int)]
+    if node.op != "call_function" or len(node.args) != 2 or len(numbers) != 1 or len(node.all_input_nodes) != 1:
+        return None
+    if node.target is operator.truediv and node.args[1] is numbers[0]:
+        return float(numbers[0])
+    if node.target is operator.mul and numbers[0]:
+        return 1.0 / float(numbers[0])
+    return None
+
+
+def _starts(graph: GraphModule, end: Node) -> Iterator[Node]:
+    """Yield where the branches that end in `end` may start, the latest first: places on the way of the first one."""
+    yield end
+    unit = _unit(graph, end)
+    if unit is not None:
+        yield from _starts(graph, unit.source)
+    elif _is_sum(end):
+        yield from _starts(graph, _operands(end)[0])
+
+
+def _branches(graph: GraphModule, end: Node, source: Node) -> list[tuple[ResidualUnit, ...]] | None:
+    """Return the branches from `source` that are summed in `end`, if that is all that `end` is."""
+    units: list[ResidualUnit] = []
+    unit = None if end is source else _unit(graph, end)
+    while unit is not None:
+        units.insert(0, unit)
+        end = unit.source
+        unit = None if end is source else _unit(graph, end)
+    if end is source:
+        return [tuple(units)]
+    if units or not _is_sum(end):
+        return None
+    first, second = (_branches(graph, summand, source) for summand in _operands(end))
+    return None if first is None or second is None else first + second
 
 
 def _is_sum(node: Node) -> bool:
     return node.op == "call_function" and node.target is operator.add and all(isinstance(a, Node) for a in node.args)
 
 
-def _branch(graph: GraphModule, leaf: Node) -> list[ResidualUnit]:
-    units: list[ResidualUnit] = []
-    unit = _unit(graph, leaf)
-    while unit is not None:
-        units.insert(0, unit)
-        unit = _unit(graph, unit.source)
-    return units
+def _operands(total: Node) -> tuple[Node, Node]:
+    first, second = total.args
+    return first, second  # type: ignore[return-value]  # `_is_sum` has seen that both are nodes
 
 
 def _unit(graph: GraphModule, node: Node) -> ResidualUnit | None:
     if not _is_sum(node):
         return None
-    first, second = node.args
+    first, second = _operands(node)
     for added, source in ((first, second), (second, first)):
-        convs = _chain(graph, added, source)  # type: ignore[arg-type]
+        convs = _chain(graph, added, source)
         if convs:
-            return ResidualUnit(node, source, tuple(convs))  # type: ignore[arg-type]
+            return ResidualUnit(node, source, tuple(convs))
     return None
 
 
 def _chain(graph: GraphModule, end: Node, start: Node) -> list[Node]:
-    """Return the convolutions between `start` and `end`, in execution order, if nothing else is read on the way.
-
-    Besides convolutions only activations and sums (of the terms of a factorised convolution) may lie between.
-    """
+    """Return the convolutions between `start` and `end`, in execution order, if nothing else is read on the way."""
     between: set[Node] = set()
     stack = [end]
     while stack:
         node = stack.pop()
         if node is start or node in between:
             continue
-        module = module_of(graph, node)
-        if not _is_sum(node) and (module is None or (not isinstance(module, _ConvNd) and not _is_activation(module))):
+        if not _may_lie_between(graph, node, start):
             return []
         between.add(node)
         stack += node.all_input_nodes
-    return [node for node in graph.graph.nodes if node in between and isinstance(module_of(graph, node), _ConvNd)]
+    return [node for node in graph.graph.nodes if node in between and _is_convolution(graph, node)]
+
+
+def _may_lie_between(graph: GraphModule, node: Node, start: Node) -> bool:
+    """Allow convolutions, activations, and sums of the terms of a factorised convolution."""
+    if _is_sum(node):
+        # Were `start` itself a term, this would be a unit inside, or two branches of which one is `start`.
+        return all(term is not start and (_is_sum(term) or _is_convolution(graph, term)) for term in _operands(node))
+    module = module_of(graph, node)
+    return module is not None and (isinstance(module, _ConvNd) or _is_activation(module))
+
+
+def _is_convolution(graph: GraphModule, node: Node) -> bool:
+    return isinstance(module_of(graph, node), _ConvNd)
 
 
 def _is_activation(module: nn.Module) -> bool:
     return next(module.parameters(), None) is None
-
-
-def _sources(leaf: Node, units: list[ResidualUnit]) -> list[Node]:
-    return [leaf, *(unit.source for unit in reversed(units))]
-
-
-def _from(source: Node, leaf: Node, units: list[ResidualUnit]) -> tuple[ResidualUnit, ...]:
-    if leaf is source:
-        return ()
-    first = next(position for position, unit in enumerate(units) if unit.source is source)
-    return tuple(units[first:])

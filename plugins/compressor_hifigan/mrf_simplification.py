@@ -71,7 +71,7 @@ class MrfSimplification(BudgetedStrategy):
             Finding(
                 f"{'dropped' if unit in dropped else 'kept'}: adds {share:.2%} of its fusion's energy",
                 unit.name,
-                {"contribution": share, "dropped": unit in dropped},
+                {"contribution": share, "error": share, "dropped": unit in dropped},
             )
             for unit, share in shares.items()
         )

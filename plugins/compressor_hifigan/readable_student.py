@@ -13,7 +13,8 @@ from compressor.strategy import Finding, StageContext, StageOutcome, Strategy
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-    from compressor_hifigan.student import HiFiGANStudent2D, StudentConfig
+    from compressor_hifigan.architecture import Architecture
+    from compressor_hifigan.student import HiFiGANStudent2D
 
 CONFIG = "student_config"
 """Key of the finding that holds the `StudentConfig`, for `HiFiGANStudent2D.from_run`."""
@@ -29,17 +30,19 @@ class ReadableHiFiGAN(Strategy):
         from compressor.errors import VerificationError
         from compressor.graph_editing import input_specs
         from compressor.verification import check_stage
-        from compressor_hifigan.architecture import NotHiFiGAN, read_config
+        from compressor_hifigan.architecture import read_architecture
+        from compressor_hifigan.convolution_reading import NotHiFiGAN
 
         try:
-            config = read_config(student)
-            readable = _as_graph(_with_weights_of(student, config), student)
+            architecture = read_architecture(student)
+            readable = _as_graph(_with_weights(architecture), student)
             check_stage(context.stage, student, readable, input_specs(student))
         except NotHiFiGAN as reason:
             return StageOutcome(student, (Finding(f"left as it is: {reason}"),))
         except (VerificationError, RuntimeError, ValueError) as error:
             # A relative of HiFi-GAN, such as one without tanh: a finding here, and not the end of a trained run.
             return StageOutcome(student, (Finding(f"left as it is: HiFiGANStudent2D cannot say it ({error})"),))
+        config = architecture.config
         findings = (
             Finding(
                 f"now a HiFiGANStudent2D of {len(config.stages)} stages, hop length {config.hop_length}",
@@ -49,8 +52,8 @@ class ReadableHiFiGAN(Strategy):
         return StageOutcome(readable, findings)
 
 
-def _with_weights_of(student: GraphModule, config: StudentConfig) -> HiFiGANStudent2D:
-    """Copy the convolutions' weights one by one, in execution order, which both share; the core proves the result."""
+def _with_weights(architecture: Architecture) -> HiFiGANStudent2D:
+    """Copy the convolutions' weights one by one, in the module's execution order; the core proves the result."""
     import torch
     from torch import nn
     from torch.fx import symbolic_trace
@@ -58,11 +61,10 @@ def _with_weights_of(student: GraphModule, config: StudentConfig) -> HiFiGANStud
     from compressor.graph_editing import module_nodes
     from compressor_hifigan.student import HiFiGANStudent2D
 
-    module = HiFiGANStudent2D(config)
-    traced = symbolic_trace(module)
-    pairs = zip(module_nodes(traced, nn.Conv2d), module_nodes(student, nn.Conv2d), strict=True)
+    module = HiFiGANStudent2D(architecture.config)
+    targets = [target for _, target in module_nodes(symbolic_trace(module), nn.Conv2d)]
     with torch.no_grad():
-        for (_, target), (_, source) in pairs:
+        for target, source in zip(targets, architecture.layers, strict=True):
             target.load_state_dict(source.state_dict())
     return module.eval()
 

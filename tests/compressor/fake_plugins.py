@@ -37,7 +37,8 @@ class LowRank(BudgetedStrategy):
     """Factorises layers."""
 
     name: ClassVar[str] = "low-rank"
-    rank: int | Literal["auto"] = Field(default="auto", description="terms kept per layer")
+    fixed_by: ClassVar[str] = "rank"
+    rank: int | Literal["auto"] | None = Field(default=None, description="terms kept per layer")
     smallest: int = 1
     largest: int = 8
 

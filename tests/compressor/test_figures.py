@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.figures import NOTHING, TIMES, duration_in_words, in_words, ratio_in_words, share_in_words
+from compressor.figures import NOTHING, TIMES, duration_in_words, in_full, in_words, ratio_in_words, share_in_words
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,14 @@ def test_values_are_written_with_three_digits_and_their_unit(value: float, unit:
 )
 def test_durations_are_written_in_the_two_largest_units(seconds: float, words: str) -> None:
     assert duration_in_words(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(1_204_512.4, "1,204,512"), (1199, "1,199"), (90, "90"), (31.4159, "31.42"), (0.21249, "0.2125"), (0, "0")],
+)
+def test_values_in_full_tell_near_ones_apart(value: float, words: str) -> None:
+    assert in_full(value) == words
 
 
 def test_shares_and_ratios_of_nothing_are_a_dash() -> None:

@@ -127,7 +127,7 @@ def test_every_stage_is_announced(runs: Runs, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"budget": {"parameters": "2%"}}, BudgetError, "no choice of widths meets the budget:\n  parameters: limit 2"),
+        ({"budget": {"parameters": "2%"}}, BudgetError, "no choice meets the budget:\n  parameters: limit 227.8"),
         ({"stages": [{"faulty": {"kind": "bug"}}]}, StageError, "stage 'faulty': ZeroDivisionError: division by zero"),
         ({"stages": [{"faulty": {"kind": "pattern"}}]}, SelectionError, "the pattern 'x' matches no layer"),
         ({"stages": ["conv1d-to-conv2d", "not-exact"]}, VerificationError, "stage 'not-exact' should keep the output"),
@@ -161,10 +161,43 @@ def test_a_limit_that_nothing_works_for_is_judged_all_the_same(runs: Runs, tmp_p
     assert result.report.verdicts[0].student > result.report.verdicts[0].limit
 
 
-def test_two_budgets_at_once(runs: Runs, tmp_path: Path) -> None:
-    stages = [STRUCTURAL[2], STRUCTURAL[3]]
-    result = runs.run(tmp_path / "run", stages=stages, budget={"parameters": "60%", "macs": "45%"})
-    assert [verdict.met for verdict in result.report.verdicts] == [True, True]
+def test_two_budgets_at_once_over_three_stages(runs: Runs, tmp_path: Path) -> None:
+    stages = ["mrf-simplification", STRUCTURAL[2], "depthwise-separable-conv", STRUCTURAL[3]]
+    result = runs.run(tmp_path / "run", stages=stages, budget={"parameters": "35%", "macs": "25%"}, metrics=METRICS[:2])
+    parameters, macs = result.report.verdicts
+    assert parameters.student == parameter_count(result.student) <= parameters.limit
+    assert macs.student <= macs.limit
+    # One of the two is what decides, and that is used up.
+    assert max(parameters.student / parameters.limit, macs.student / macs.limit) > 0.9
+
+
+def test_the_report_says_what_the_budget_was_spent_on(finished: RunResult) -> None:
+    allocation = finished.report.allocation
+    assert {entry.stage for entry in allocation} <= {"depthwise-separable-conv", "channel-importance-pruning"}
+    assert allocation
+    for entry in allocation:
+        (stage,) = (stage for stage in finished.report.stages if stage.stage == entry.stage)
+        (finding,) = (finding for finding in stage.findings if finding.layer == entry.layer)
+        assert entry.setting in (finding.values.get("rank"), finding.values.get("width"))
+        assert entry.saving["parameters"] > 0
+        assert entry.error > 0
+        assert entry.output_error > 0
+
+
+def test_a_budget_of_bytes(runs: Runs, tmp_path: Path, tiny_teacher: Teacher) -> None:
+    stages = ["mrf-simplification", STRUCTURAL[2], *STRUCTURAL[-2:]]
+    result = runs.run(tmp_path / "run", stages=stages, budget={"bytes": "50%"}, metrics=["parameters", "bytes"])
+    (verdict,) = result.report.verdicts
+    assert verdict.limit == 0.5 * len(tiny_teacher.content)
+    assert verdict.student <= verdict.limit
+    # The file itself is a little larger: it says where it comes from.
+    size = (tmp_path / "run" / "student.onnx").stat().st_size
+    assert 0.9 * verdict.limit < verdict.student <= size < verdict.student + 500
+
+
+def test_a_budget_of_bytes_needs_what_bytes_follow(runs: Runs, tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="a limit of 'bytes' needs 'parameters' among the recipe's metrics"):
+        runs.run(tmp_path / "run", stages=[STRUCTURAL[2]], budget={"bytes": "50%"}, metrics=["bytes"])
 
 
 def test_the_image_form_may_be_written(runs: Runs, tmp_path: Path) -> None:

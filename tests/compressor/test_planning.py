@@ -76,6 +76,14 @@ def test_stages_and_metrics_that_need_data(catalog: Catalog) -> None:
     ]
 
 
+def test_a_stage_that_can_spend_a_budget_needs_one_or_a_choice_of_its_own(catalog: Catalog) -> None:
+    assert problems(recipe(budget={}, stages=["low-rank", {"low-rank": {"smallest": 2}}]), catalog) == [
+        f"stages.{at}: 'low-rank' has neither a budget to spend nor 'rank': give one of them" for at in (1, 2)
+    ]
+    plan(recipe(budget={}, stages=[{"low-rank": {"rank": "auto"}}]), catalog)
+    plan(recipe(stages=["low-rank"]), catalog)
+
+
 def test_a_recipe_built_in_code_has_no_lines(catalog: Catalog) -> None:
     found = problems(recipe(stages=[{"prune": {"rnd_to": 1, "pruning_ratio": 1.5}}]), catalog)
     assert found == [

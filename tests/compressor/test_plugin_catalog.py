@@ -13,7 +13,7 @@ from compressor.errors import PluginError
 from compressor.hookspecs import hookimpl
 from compressor.plugin_catalog import Catalog, load_catalog
 from compressor.report import StageRecord
-from compressor.strategy import StageContext, StageOutcome, Strategy
+from compressor.strategy import BudgetedStrategy, Candidate, StageContext, StageOutcome, Strategy
 from tests.compressor.fake_plugins import FakePlugin, MelL1, Prune
 
 Install = Callable[..., None]
@@ -185,6 +185,21 @@ class Tolerant(Unnamed):
     name: ClassVar[str] = "tolerant"
 
 
+class Undecided(BudgetedStrategy):
+    name: ClassVar[str] = "undecided"
+
+    def apply(self, student: Any, context: StageContext) -> StageOutcome:
+        raise NotImplementedError
+
+    def candidates(self, student: Any, context: StageContext) -> Sequence[Candidate]:
+        raise NotImplementedError
+
+
+class Misspelt(Undecided):
+    fixed_by: ClassVar[str] = "rnk"
+    rank: int | None = None
+
+
 @pytest.mark.parametrize(
     ("offer", "message"),
     [
@@ -194,6 +209,8 @@ class Tolerant(Unnamed):
         (Shouting, "Shouting needs .* found 'Low_Rank'"),
         (Unfinished, "Unfinished lacks apply"),
         (Tolerant, "Tolerant must keep the contract's model_config"),
+        (Undecided, r"Undecided needs a 'fixed_by: ClassVar.str.' that names the option"),
+        (Misspelt, r"Misspelt needs a 'fixed_by: ClassVar.str.' that names the option"),
     ],
 )
 def test_classes_that_break_the_contract(offer: object, message: str) -> None:

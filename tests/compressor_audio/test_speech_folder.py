@@ -8,6 +8,7 @@ import pytest
 import soundfile
 from compressor_audio.mel import MelOptions, log_mel
 from compressor_audio.speech_folder import SpeechFolder
+from compressor_audio.voice_change import changed_voice
 from pydantic import ValidationError
 
 from compressor.data_source import DataContext
@@ -90,9 +91,32 @@ def test_an_unusable_folder_says_why(tmp_path: Path, recordings: MakeFolder, con
 
 
 def test_pitches_multiply_training_only(recordings: MakeFolder, context: DataContext) -> None:
-    data = SpeechFolder(path=recordings(3), validation_files=1, pitches=(1.0, 1.25)).load(context)
-    assert names(data.train)[:2] == ["00.wav", "00.wav, 1.25 times as high"]
-    assert (len(data.train), len(data.validation)) == (4, 1)
+    folder = recordings(3)
+    data = SpeechFolder(path=folder, validation_files=1, pitches=(1.0, 1.25)).load(context)
+    assert names(data.train) == ["00.wav", "00.wav, 1.25 times as high", "01.wav", "01.wav, 1.25 times as high"]
+    assert names(data.validation) == ["02.wav"]
+    audio, _ = soundfile.read(folder / "01.wav", dtype="float32")
+    higher = data.train[3]
+    np.testing.assert_array_equal(higher.inputs["mel"], changed_voice(audio, 22050, MelOptions(), 1.25))
+    # Nobody said it: the teacher will.
+    assert higher.reference is None
+    assert data.train[2].reference is not None
+
+
+@pytest.mark.parametrize("pitches", [(0.4,), (3.1,), ()])
+def test_refuses_pitches_of_nobody(pitches: tuple[float, ...], tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="pitches"):
+        SpeechFolder(path=tmp_path, pitches=pitches)
+
+
+def test_the_highest_pitch_has_to_leave_enough_to_analyse(recordings: MakeFolder, context: DataContext) -> None:
+    folder = recordings(2)
+    with pytest.raises(ValidationError, match=r"n_fft \(0\.139 s, 3 times as fast\) <= min_seconds"):
+        SpeechFolder(path=folder, pitches=(1.0, 3.0), min_seconds=0.1)
+    cut = SpeechFolder(path=folder, validation_files=1, pitches=(3.0,), min_seconds=0.14, max_seconds=0.14)
+    (sample,) = cut.load(context).train
+    assert sample.inputs["mel"].shape == (1, 80, 12)
+    assert np.isfinite(sample.inputs["mel"]).all()
 
 
 def test_identity_follows_the_content(recordings: MakeFolder, context: DataContext) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,7 @@ def test_content_hash_tells_every_difference() -> None:
     a, b = (speech_sample(name, audio, "mel", MelOptions()) for name in ("a", "b"))
     louder = speech_sample("a", audio * np.float32(0.9), "mel", MelOptions())
     renamed = speech_sample("a", audio, "x", MelOptions())
-    splits = [([a], [b]), ([b], [a]), ([a, b], []), ([louder], [b]), ([renamed], [b])]
+    alone = replace(a, reference=None)
+    splits = [([a], [b]), ([b], [a]), ([a, b], []), ([louder], [b]), ([renamed], [b]), ([alone], [b]), ([a], [alone])]
     assert len({content_hash(*split) for split in splits}) == len(splits)
     assert content_hash([a], [b]) == content_hash((a,), (speech_sample("b", audio.copy(), "mel", MelOptions()),))

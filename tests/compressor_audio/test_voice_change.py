@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from compressor_audio.mel import MelOptions, log_mel
+from compressor_audio.speech_samples import at_rate
 from compressor_audio.voice_change import changed_voice
 
 from compressor.dataset import FloatArray
@@ -28,7 +29,8 @@ def vowel(pitch: float, stretch: float = 1.0, seconds: float = 1.5) -> FloatArra
 
 
 def analysed(audio: FloatArray) -> FloatArray:
-    return log_mel(torch.from_numpy(audio)[None], MEL).numpy()[0][:, MIDDLE]
+    found: FloatArray = log_mel(torch.from_numpy(audio)[None], MEL).numpy()[0][:, MIDDLE]
+    return found
 
 
 @pytest.mark.parametrize("pitch", [0.8, 1.6, 2.2])
@@ -61,3 +63,22 @@ def test_the_moment_of_a_sound_stays() -> None:
 
 def test_is_finite_in_silence() -> None:
     assert np.isfinite(changed_voice(np.zeros(8000, np.float32), RATE, MEL, 2.0)).all()
+
+
+def test_the_same_pitch_is_the_same_voice() -> None:
+    np.testing.assert_allclose(
+        changed_voice(vowel(120.0), RATE, MEL, 1.0)[0][:, MIDDLE], analysed(vowel(120.0)), atol=1e-3
+    )
+
+
+def test_audio_of_another_rate_is_the_same_voice() -> None:
+    audio = vowel(120.0)
+    found = changed_voice(at_rate(audio, RATE, 44100), 44100, MEL, 1.7)[0][:, MIDDLE]
+    wanted = changed_voice(audio, RATE, MEL, 1.7)[0][:, MIDDLE]
+    # What lies near half the sample rate is filtered away in one and not in the other.
+    np.testing.assert_allclose(found[:70, :100], wanted[:70, :100], atol=0.05)
+
+
+def test_too_short_a_recording_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 468 samples; found"):
+        changed_voice(np.zeros(1200, np.float32), RATE, MEL, 2.8)

@@ -46,6 +46,7 @@ def seeded(module: nn.ConvTranspose1d | nn.ConvTranspose2d, seed: int) -> torch.
 
 
 @given(axes(), st.integers(1, 2), st.integers(1, 2), SMALL, st.booleans(), st.integers(0, 99))
+@settings(deadline=None)
 def test_polyphase_equals_the_transposed_convolution_over_time(
     axis: tuple[int, ...], batch: int, groups: int, width: int, bias: bool, seed: int
 ) -> None:
@@ -58,7 +59,7 @@ def test_polyphase_equals_the_transposed_convolution_over_time(
 
 
 @given(axes(), axes(), st.integers(1, 2), SMALL, st.booleans(), st.integers(0, 99))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_polyphase_equals_the_transposed_convolution_over_images(
     first: tuple[int, ...], second: tuple[int, ...], groups: int, width: int, bias: bool, seed: int
 ) -> None:
@@ -71,7 +72,24 @@ def test_polyphase_equals_the_transposed_convolution_over_images(
     assert polyphase_difference(transposed, value) < 1e-12
 
 
+@given(axes(), st.integers(1, 2), SMALL, st.integers(0, 99))
+@settings(deadline=None)
+def test_phases_are_interleaved_along_time_in_images_of_height_one_too(
+    axis: tuple[int, ...], groups: int, width: int, seed: int
+) -> None:
+    kernel, stride, padding, output_padding, dilation, length = axis
+    transposed = nn.ConvTranspose1d(
+        groups * width, groups * 2, kernel, stride, padding, output_padding, groups, dilation=dilation
+    )
+    value = torch.randn(1, groups * width, length, generator=seeded(transposed, seed))
+    conv, interleave = polyphase(transposed)
+    with torch.no_grad():
+        phases = conv(value)
+    torch.testing.assert_close(interleave(phases.unsqueeze(2)).squeeze(2), interleave(phases), atol=0, rtol=0)
+
+
 @given(st.integers(1, 5), st.integers(1, 4))
+@settings(deadline=None)
 def test_no_weight_is_added_where_the_stride_divides_the_kernel(stride: int, taps: int) -> None:
     transposed = nn.ConvTranspose1d(3, 2, stride * taps, stride)
     assert polyphase(transposed)[0].weight.numel() == transposed.weight.numel()
@@ -87,6 +105,11 @@ def test_a_graph_keeps_its_output(tiny_teacher: Teacher, tiny_context: StageCont
     # The bias is held once for each phase.
     added = parameter_count(outcome.student) - parameter_count(tiny_teacher.graph)
     assert added == (4 - 1) * 12 + (2 - 1) * 8
+
+
+def test_polyphase_is_what_the_core_proves_and_up_sampling_is_not() -> None:
+    assert TransposedToStandardConv().preserves_output
+    assert not TransposedToStandardConv(mode="upsample").preserves_output
 
 
 def test_only_what_is_chosen_is_rewritten(tiny_teacher: Teacher, tiny_context: StageContext) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 from compressor_conv.two_dimensional import Conv1dToConv2d
 from compressor_cost.metrics import FileBytes, Latency, Macs, Parameters, RealTimeFactor, Speedup
@@ -7,9 +10,11 @@ from compressor_cost.metrics import FileBytes, Latency, Macs, Parameters, RealTi
 from compressor.dataset import Dataset
 from compressor.graph_editing import copy_graph
 from compressor.measuring import MeasuredModel, measure
+from compressor.metric import Subject
 from compressor.plugin_catalog import load_catalog
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
+from compressor.timing import Timings
 from tests.tiny_vocoder import tiny_vocoder
 
 
@@ -34,18 +39,38 @@ def test_macs_without_a_rate_are_those_of_a_probe(tiny_teacher: Teacher) -> None
     assert Macs().measure(model) == model.macs
 
 
-def test_time_is_measured_and_positive(baseline: MeasuredModel) -> None:
-    latency, rtf = Latency(runs=2).measure(baseline), RealTimeFactor(runs=2).measure(baseline)
-    # Milliseconds, and seconds for each second of audio.
-    assert 0 < rtf < 1
-    assert 0 < latency < 1000
+def timed(asked: list[tuple[int, int]], probe_seconds: float | None) -> Subject:
+    """Stand for a model whose runs take 20, 30 and 90 ms where the teacher's take 60, 60 and 360."""
+
+    def answer(threads: int, runs: int) -> Timings:
+        asked.append((threads, runs))
+        return Timings((0.02, 0.03, 0.09), (0.06, 0.06, 0.36))
+
+    return cast(Subject, SimpleNamespace(timed=answer, probe_seconds=probe_seconds))
 
 
-def test_a_copy_is_about_as_fast(baseline: MeasuredModel, tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+def test_times_are_those_of_the_median_run() -> None:
+    asked: list[tuple[int, int]] = []
+    subject = timed(asked, probe_seconds=1.5)
+    assert Latency(threads=2, runs=3).measure(subject) == pytest.approx(30.0)
+    assert RealTimeFactor(threads=2, runs=3).measure(subject) == pytest.approx(0.02)
+    assert Speedup(threads=2, runs=3).measure(subject) == pytest.approx(3.0)
+    assert asked == [(2, 3)] * 3
+    assert Latency().measure(timed([], None)) == pytest.approx(30.0)
+
+
+def test_models_really_run(baseline: MeasuredModel, tiny_teacher: Teacher, tiny_context: StageContext) -> None:
     image = Conv1dToConv2d(input_shape="image").apply(copy_graph(tiny_teacher.graph), tiny_context).student
     for graph in (copy_graph(tiny_teacher.graph), image):
         student = MeasuredModel(graph, tiny_teacher, baseline.data, baseline)
-        assert 0.05 < Speedup(runs=3).measure(student) < 50
+        measured = measure(student, (Latency(runs=2), RealTimeFactor(runs=2), Speedup(runs=2)))
+        assert all(entry.value is not None and entry.value > 0 for entry in measured)
+        assert len(student.timed(1, 2).model) == len(student.timed(1, 2).teacher) == 2
+
+
+def test_what_predicts_a_cost_that_no_stage_knows() -> None:
+    metrics = (Parameters(), Macs(), FileBytes(), Latency(), RealTimeFactor(), Speedup())
+    assert [metric.follows for metric in metrics] == ["", "", "parameters", "macs", "macs", "macs"]
 
 
 def test_the_real_time_factor_needs_a_signal(tiny_teacher: Teacher) -> None:

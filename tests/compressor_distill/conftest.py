@@ -19,7 +19,7 @@ def student(tiny_teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> 
     """Return the teacher with separable convolutions, in the form that is trained."""
     context = stage_context(tiny_teacher, None, tmp_path_factory.mktemp("structural"))
     graph = copy_graph(tiny_teacher.graph)
-    for strategy in (DepthwiseSeparableConv(), TransposedToStandardConv(), Conv1dToConv2d()):
+    for strategy in (DepthwiseSeparableConv(rank=1), TransposedToStandardConv(), Conv1dToConv2d()):
         graph = strategy.apply(graph, context).student
     return graph
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from compressor.dataset import Dataset
 from compressor.graph_editing import copy_graph, module_nodes, parameter_count
+from compressor.measuring import MeasuredModel
 from compressor.strategy import StageContext, StageOutcome
 from compressor.teacher_loading import Teacher
 from tests.small_graphs import chain, traced
@@ -94,6 +96,59 @@ def test_the_rest_computes_what_it_did(count: int, tiny_teacher: Teacher, tiny_c
 def test_each_fusion_keeps_what_was_asked(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
     outcome = simplified(tiny_teacher, tiny_context, drop_units=8, keep_units=2)
     assert [sum(map(len, fusion.branches)) for fusion in find_fusions(outcome.student)] == [2, 2]
+
+
+def weakest(shares: Mapping[str, float], keep: int) -> set[str]:
+    """Return the units that each fusion can spare when it keeps its `keep` strongest."""
+    found: set[str] = set()
+    for stage in (0, 1):
+        units = [layer for layer in shares if int(layer.split("/")[1]) // 2 == stage]
+        found |= set(sorted(units, key=lambda layer: shares[layer])[: len(units) - keep])
+    return found
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_budget_is_offered_what_fusions_can_spare(
+    keep: int, tiny_teacher: Teacher, tiny_dataset: Dataset, tiny_context: StageContext
+) -> None:
+    strategy = MrfSimplification(keep_units=keep)
+    found = strategy.candidates(copy_graph(tiny_teacher.graph), tiny_context)
+    shares = contributions(tiny_vocoder("1"), tiny_dataset, 4)
+    assert {candidate.layer for candidate in found} == weakest(shares, keep)
+    for candidate in found:
+        assert candidate.error == pytest.approx(shares[candidate.layer], rel=1e-5)
+        assert set(candidate.touches) == {candidate.layer, candidate.layer.replace("convs2", "convs1")}
+        # The noise that it makes is that of its fusion's output.
+        assert candidate.disturbs == (("div", "div_1")[int(candidate.layer.split("/")[1]) // 2],)
+
+
+def test_a_unit_that_the_budget_picks_goes_and_saves_what_it_said(
+    tiny_teacher: Teacher, tiny_dataset: Dataset, tiny_context: StageContext
+) -> None:
+    teacher = MeasuredModel(tiny_teacher.graph, tiny_teacher, tiny_dataset)
+    for candidate in MrfSimplification().candidates(copy_graph(tiny_teacher.graph), tiny_context):
+        chosen = replace(tiny_context, choices={candidate.layer: candidate.setting})
+        outcome = simplified(tiny_teacher, chosen)
+        assert [finding.layer for finding in outcome.findings if finding.values["dropped"]] == [candidate.layer]
+        student = MeasuredModel(outcome.student, tiny_teacher, tiny_dataset)
+        assert candidate.saving["parameters"] == teacher.parameters - student.parameters
+        assert candidate.saving["macs"] == teacher.macs - student.macs
+        assert not set(candidate.touches) & {name for name, _ in outcome.student.named_modules()}
+
+
+def test_what_the_budget_picked_is_dropped_without_data_too(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+    picked = {"resblocks/0/convs2/0/Conv": "dropped", "resblocks/3/convs2/1/Conv": "dropped"}
+    context = replace(tiny_context, choices=picked)
+    blind = simplified(tiny_teacher, replace(context, data=None))
+    seeing = simplified(tiny_teacher, context)
+    assert {name for name, _ in blind.student.named_modules()} == {name for name, _ in seeing.student.named_modules()}
+    assert blind.findings == ()
+
+
+def test_without_a_choice_every_unit_stays(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+    outcome = simplified(tiny_teacher, tiny_context)
+    assert not any(finding.values["dropped"] for finding in outcome.findings)
+    assert parameter_count(outcome.student) == parameter_count(tiny_teacher.graph)
 
 
 def test_units_of_one_convolution(tiny_teacher_2: Teacher, tiny_dataset: Dataset, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,46 +7,29 @@ import torch
 from compressor_conv.depthwise_separable import DepthwiseSeparableConv
 from compressor_conv.transposed import TransposedToStandardConv
 from compressor_conv.two_dimensional import Conv1dToConv2d
-from compressor_hifigan import HiFiGANStudent2D, ResBlockConfig, StudentConfig
-from compressor_hifigan.architecture import NotHiFiGAN, read_config
+from compressor_hifigan import HiFiGANStudent2D, ResBlockConfig
+from compressor_hifigan.architecture import read_architecture
+from compressor_hifigan.convolution_reading import NotHiFiGAN
 from compressor_hifigan.mrf_simplification import MrfSimplification
-from compressor_hifigan.readable_student import CONFIG, ReadableHiFiGAN
+from compressor_hifigan.readable_student import ReadableHiFiGAN
 from compressor_prune.channel_importance import ChannelImportancePruning
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compressor.dataset import Dataset
-from compressor.graph_editing import copy_graph, input_specs, output_specs, parameter_count
+from compressor.graph_editing import clean, copy_graph, input_specs, module_nodes, replace_with_chain, replace_with_sum
 from compressor.strategy import StageContext, Strategy
 from compressor.teacher_loading import Teacher, load_teacher
 from compressor.verification import check_stage
+from tests.compressor_hifigan.read_students import EXACT, read, through
 from tests.small_graphs import chain, traced
 from tests.tiny_vocoder import ResBlock1, TinyVocoder, mel, stage_context, tiny_vocoder, vocoder_onnx
 
 HALVED = ChannelImportancePruning(pruning_ratio=0.5, round_to=2)
-EXACT = (TransposedToStandardConv(), Conv1dToConv2d())
-
-
-def through(teacher: Teacher, strategies: Sequence[Strategy], context: StageContext) -> GraphModule:
-    student = copy_graph(teacher.graph)
-    for strategy in strategies:
-        student = strategy.apply(student, context).student
-    return student
-
-
-def read(student: GraphModule, context: StageContext) -> tuple[StudentConfig, GraphModule]:
-    """Return the configuration that the stage found and its graph, which is proven equal."""
-    outcome = ReadableHiFiGAN().apply(copy_graph(student), context)
-    assert CONFIG in outcome.findings[0].values, outcome.findings[0].message
-    check_stage("readable-hifigan", student, outcome.student, input_specs(student))
-    assert input_specs(outcome.student) == input_specs(student)
-    assert output_specs(outcome.student) == output_specs(student)
-    assert parameter_count(outcome.student) == parameter_count(student)
-    return StudentConfig.model_validate(outcome.findings[0].values[CONFIG]), outcome.student
 
 
 def test_the_architecture_of_a_dense_vocoder(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
-    config = read_config(through(tiny_teacher, EXACT, tiny_context))
+    config = read_architecture(through(tiny_teacher, EXACT, tiny_context)).config
     assert (config.n_mels, config.initial_channels, config.hop_length) == (8, 16, 8)
     assert (config.conv_pre_kernel_size, config.conv_post_kernel_size) == (7, 7)
     assert config.leaky_relu_slope == pytest.approx(0.1)
@@ -141,7 +123,7 @@ def test_relatives_of_hifigan_are_left(convolved: bool, tmp_path: Path, tiny_dat
 
 def test_the_graph_needs_its_exact_stages_first(tiny_teacher: Teacher) -> None:
     with pytest.raises(NotHiFiGAN, match="run transposed-to-standard-conv and conv1d-to-conv2d first"):
-        read_config(tiny_teacher.graph)
+        read_architecture(tiny_teacher.graph)
 
 
 class Lines(nn.Module):
@@ -163,7 +145,67 @@ def test_anything_else_is_left_and_told_why(graph: GraphModule, reason: str, tin
     assert outcome.student is graph
 
 
-def test_mixed_ranks_in_one_stage_are_left(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
-    mixed = (DepthwiseSeparableConv(rank=1, targets=("resblocks/0/*",)), *EXACT)
-    outcome = ReadableHiFiGAN().apply(through(tiny_teacher, mixed, tiny_context), tiny_context)
-    assert outcome.findings[0].message == "left as it is: the convolutions before 'div' have different ranks"
+class Reordered(TinyVocoder):
+    """A vocoder that computes its branches in one order and sums them in the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_pre(x)
+        for stage, up in enumerate(self.ups):
+            x = up(nn.functional.leaky_relu(x, 0.1))
+            first, second = (self.resblocks[2 * stage + branch](x) for branch in (0, 1))
+            x = (second + first) * 0.5
+        return torch.tanh(self.conv_post(nn.functional.leaky_relu(x)))
+
+
+def test_weights_follow_the_sum_whatever_runs_first(tmp_path: Path, tiny_dataset: Dataset) -> None:
+    path = tmp_path / "teacher.onnx"
+    path.write_bytes(vocoder_onnx(Reordered(ResBlock1)))
+    teacher = load_teacher(path)
+    context = stage_context(teacher, tiny_dataset, tmp_path)
+    config, _ = read(through(teacher, (DepthwiseSeparableConv(rank=1), *EXACT), context), context)
+    assert {tuple(block.kernel_size for block in stage.resblocks) for stage in config.stages} == {(7, 3)}
+
+
+def test_phases_of_a_factorised_convolution_are_left(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "teacher.onnx"
+    path.write_bytes(vocoder_onnx(tiny_vocoder("1", ((4, 16), (2, 4)))))
+    teacher = load_teacher(path)
+    context = stage_context(teacher, tiny_dataset, tmp_path)
+    for rank in (1, 2):
+        strategies = (TransposedToStandardConv(), DepthwiseSeparableConv(rank=rank), Conv1dToConv2d())
+        outcome = ReadableHiFiGAN().apply(through(teacher, strategies, context), context)
+        assert outcome.findings[0].message.startswith(
+            "left as it is: 'ups_0_conv_transpose_interleave' interleaves a factorised convolution; transposed ones "
+            "are to be factorised before transposed-to-standard-conv"
+        )
+
+
+def test_two_convolutions_in_place_of_one_are_left(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+    student = through(tiny_teacher, EXACT, tiny_context)
+    node = next(node for node in student.graph.nodes if node.target == "resblocks/1/convs1/0/Conv")
+    narrow = {"_down": nn.Conv2d(12, 2, 1, bias=False), "_up": nn.Conv2d(2, 12, (1, 7), padding=(0, 3))}
+    replace_with_chain(student, node, narrow)
+    outcome = ReadableHiFiGAN().apply(clean(student), tiny_context)
+    assert outcome.findings[0].message == (
+        "left as it is: 'resblocks_1_convs1_0_conv_up' reads 'resblocks_1_convs1_0_conv_down' with no activation "
+        "between, and is not separable"
+    )
+
+
+def test_a_sum_of_dense_convolutions_is_left(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+    student = through(tiny_teacher, EXACT, tiny_context)
+    node = next(node for node in student.graph.nodes if node.target == "resblocks/1/convs1/0/Conv")
+    wide, narrow = (nn.Conv2d(12, 12, (1, kernel), padding=(0, kernel // 2)) for kernel in (7, 1))
+    replace_with_sum(student, node, [{"_wide": wide}, {"_narrow": narrow}])
+    (message,) = [found.message for found in ReadableHiFiGAN().apply(clean(student), tiny_context).findings]
+    assert message.startswith("left as it is: 'add")
+    assert message.endswith("' is a sum, and not that of a factorised convolution's terms")
+
+
+def test_a_factorised_last_convolution_is_left(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+    student = through(tiny_teacher, EXACT, tiny_context)
+    ((node, _),) = [found for found in module_nodes(student, nn.Conv2d) if found[1].out_channels == 1]
+    depthwise = nn.Conv2d(8, 8, (1, 7), padding=(0, 3), groups=8, bias=False)
+    replace_with_chain(student, node, {"_depthwise": depthwise, "_pointwise": nn.Conv2d(8, 1, 1)})
+    outcome = ReadableHiFiGAN().apply(clean(student), tiny_context)
+    assert outcome.findings[0].message == "left as it is: its last convolution is factorised"

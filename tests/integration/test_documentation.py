@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
     (ROOT / "docs").rglob("*.md")
 )
+AROUND_STAGES = {"data": "piper-speech", "budget": {"parameters": "50%"}}
+"""What a recipe must have besides for stages shown alone."""
 OWN_PACKAGES = ("compressor", "compressor_hifigan")
 FENCE = re.compile(r"(?P<mark><!-- run this -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?P<path>[^)#\s]*)(?:#(?P<heading>[^)\s]*))?\)")
@@ -106,7 +108,7 @@ def test_marked_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("snippet", snippets("yaml"), ids=str)
 def test_recipes_and_their_parts_are_valid(snippet: Snippet, tmp_path: Path) -> None:
     content = yaml.safe_load(snippet.code)
-    recipe = content if isinstance(content, dict) else {"data": "piper-speech", "stages": content}
+    recipe = content if isinstance(content, dict) else {**AROUND_STAGES, "stages": content}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({"teacher": "teacher.onnx", **recipe}), encoding="utf-8")
     assert load_plan(path).stages

@@ -1,0 +1,299 @@
+"""What structure alone keeps of a voice, before any training, and what the same training then makes of each start.
+
+    python benchmarks/structure.py --recordings FOLDER
+    python benchmarks/structure.py --recordings FOLDER --train-seconds 240 --seeds 0 1
+
+One line for each way to make the teacher smaller, all in one run on one machine, each in a process of its own, so that
+its seconds and peak memory are its own: Torch-Pruning alone (uniform magnitude, global magnitude, Taylor), a singular
+value decomposition alone, each strategy of the recipe alone under the recipe's budget, and the recipe's structural
+stages. Judged by the student's audio against the teacher's on the last recordings. With `--train-seconds`, some of the
+starts, and the recipe's architecture with random weights, are trained alike and judged again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch_pruning
+from torch import nn
+from torch.fx import GraphModule
+
+from compressor.console import print_table
+from compressor.errors import CompressorError
+from compressor.figures import in_words
+from compressor.graph_editing import copy_graph, input_specs, parameter_count
+from compressor.measuring import measure
+from compressor.metric import Metric
+from compressor.pipeline import RunSettings, StageLine, default_cache_dir, prepare
+from compressor.plan_loading import load_plan
+from compressor.planning import Plan, PlannedStage
+from compressor.plugin_catalog import load_catalog
+from compressor.progress import SilentReporter
+from compressor.stage_running import Workbench
+from compressor.teacher_loading import load_teacher, random_inputs
+
+JUDGED_BY = ("parameters", "macs", "latency", "speedup", "pesq-wb", "stoi", "mel-l1")
+EXACT = ("transposed-to-standard-conv", "conv1d-to-conv2d")
+WITH_TRAINING = (
+    "the recipe",
+    "the recipe's architecture, random weights",
+    "SVD alone, rank 1",
+    "Torch-Pruning, magnitude",
+)
+
+Start = Callable[[Plan, Workbench], GraphModule]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One way to make the teacher smaller."""
+
+    label: str
+    make: Start
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of it, or why nothing did."""
+
+    figures: dict[str, str]
+    seconds: float = 0.0
+    gigabytes: float = 0.0
+    failure: str = ""
+
+
+def recipe_without_training(plan: Plan, bench: Workbench) -> GraphModule:
+    """Return the recipe's student before its training stage."""
+    first = next(at for at, stage in enumerate(plan.stages) if stage.strategy.trains)
+    return through(plan.stages[:first])(plan, bench)
+
+
+def through(stages: Sequence[PlannedStage]) -> Start:
+    """Return what makes a student by stages, the budget spent on them alone."""
+
+    def make(plan: Plan, bench: Workbench) -> GraphModule:
+        line = StageLine(replace(plan, stages=tuple(stages)), replace(bench, metrics=_costs(bench)), lambda _: None)
+        line.run_to(len(stages), None)
+        return line.student
+
+    return make
+
+
+def _costs(bench: Workbench) -> tuple[Metric, ...]:
+    """Return the metrics that a budget needs: the structural part is timed without the others."""
+    return tuple(metric for metric in bench.metrics if metric.name in {"parameters", "macs", *bench.limits})
+
+
+def alone(strategy: str, **options: Any) -> Start:
+    """Return what makes a student by one strategy, then the exact stages."""
+    catalog = load_catalog()
+    names = [(strategy, options), *((name, {}) for name in EXACT)]
+    return through([PlannedStage(name, catalog.strategies[name](**given), "") for name, given in names])
+
+
+def torch_pruned(importance: str, *, global_pruning: bool = False) -> Start:
+    """Return what prunes with Torch-Pruning alone, to the recipe's budget of parameters, then the exact stages."""
+
+    def make(_: Plan, bench: Workbench) -> GraphModule:
+        low, high, best = 0.0, 0.95, None
+        while high - low > 0.005:
+            ratio = (low + high) / 2
+            student = _pruned_by(bench, importance, ratio, global_pruning)
+            if parameter_count(student) <= bench.limits["parameters"]:
+                high, best = ratio, student
+            else:
+                low = ratio
+        if best is None:
+            raise CompressorError("no ratio of channels gets below the budget")
+        catalog = load_catalog()
+        for name in EXACT:
+            stage = PlannedStage(name, catalog.strategies[name](), "")
+            best = stage.strategy.apply(best, bench.context(stage, {})).student
+        return best
+
+    return make
+
+
+def _pruned_by(bench: Workbench, importance: str, ratio: float, global_pruning: bool) -> GraphModule:
+    student = copy_graph(bench.teacher.graph)
+    example = tuple(torch.from_numpy(array) for array in random_inputs(input_specs(student), 16).values())
+    for parameter in student.parameters():
+        parameter.requires_grad_(True)
+    convs = [module for module in student.modules() if isinstance(module, nn.Conv1d)]
+    taylor = importance == "taylor"
+    pruner = torch_pruning.pruner.MetaPruner(
+        student,
+        example,
+        importance=torch_pruning.importance.GroupTaylorImportance()
+        if taylor
+        else torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=ratio,
+        global_pruning=global_pruning,
+        max_pruning_ratio=0.9,
+        round_to=8,
+        ignored_layers=[convs[-1]],
+        # Its mutable defaults leak from pruner to pruner.
+        in_channel_groups={},
+        out_channel_groups={},
+    )
+    if taylor:
+        for sample in bench.data.train[:4] if bench.data else ():
+            student(torch.from_numpy(sample.inputs["mel"])[..., :128]).square().mean().backward()
+    pruner.step()
+    return student
+
+
+def random_weights(student: GraphModule, seed: int) -> GraphModule:
+    """Return the same architecture, initialised as torch does."""
+    torch.manual_seed(seed)
+    fresh = copy_graph(student)
+    for module in fresh.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+    return fresh
+
+
+def lines(plan: Plan) -> list[Line]:
+    """Return all lines of the table."""
+    names = dict.fromkeys(stage.strategy.name for stage in plan.stages)
+    return [
+        Line("the teacher, exact stages only", through([_plain(name) for name in EXACT])),
+        Line("Torch-Pruning, magnitude", torch_pruned("magnitude")),
+        Line("Torch-Pruning, magnitude, global", torch_pruned("magnitude", global_pruning=True)),
+        Line("Torch-Pruning, Taylor", torch_pruned("taylor")),
+        Line("SVD alone, rank 1", alone("depthwise-separable-conv", rank=1, calibration_samples=0)),
+        Line("fitted alone, rank 1", alone("depthwise-separable-conv", rank=1)),
+        *(
+            Line(f"{name} alone", alone(name))
+            for name in (
+                "mrf-simplification",
+                "channel-importance-pruning",
+                "depthwise-separable-conv",
+                "low-rank-conv",
+            )
+            if name in load_catalog().strategies
+        ),
+        *(
+            [Line("the recipe without its refit", without("least-squares-reconstruction"))]
+            if "least-squares-reconstruction" in names
+            else []
+        ),
+        Line("the recipe", recipe_without_training),
+    ]
+
+
+def _plain(name: str) -> PlannedStage:
+    return PlannedStage(name, load_catalog().strategies[name](), "")
+
+
+def without(strategy: str) -> Start:
+    """Return what makes the recipe's student without one strategy."""
+
+    def make(plan: Plan, bench: Workbench) -> GraphModule:
+        kept = tuple(stage for stage in plan.stages if stage.strategy.name != strategy)
+        return recipe_without_training(replace(plan, stages=kept), bench)
+
+    return make
+
+
+def prepared(options: argparse.Namespace) -> tuple[Plan, Workbench]:
+    """Return the plan and a bench with teacher and data."""
+    overrides = [f"{name}={value}" for name, value in (("budget", options.budget),) if value]
+    plan = load_plan(options.recipe, teacher=options.teacher, data=options.recordings, overrides=overrides)
+    catalog = load_catalog()
+    plan = replace(plan, metrics=tuple(catalog.metrics[name]() for name in JUDGED_BY))
+    teacher = load_teacher(plan.recipe.teacher, plan.converters)
+    settings = RunSettings(Path(tempfile.mkdtemp()) / "run", cache_dir=default_cache_dir())
+    return plan, prepare(plan, teacher, settings, SilentReporter())[0]
+
+
+def judged(bench: Workbench, student: GraphModule) -> dict[str, str]:
+    """Return every figure of a student in words."""
+    measured = measure(bench.measured(student), bench.metrics)
+    return {entry.metric: "" if entry.value is None else in_words(entry.value, entry.unit) for entry in measured}
+
+
+def trained(plan: Plan, bench: Workbench, student: GraphModule, seconds: float, seed: int) -> GraphModule:
+    """Return a student after the recipe's training, cut to a time."""
+    stage = next(stage for stage in plan.stages if stage.strategy.trains)
+    strategy = stage.strategy.model_copy(update={"max_minutes": seconds / 60})
+    timed = replace(bench, seed=seed, workdir=Path(tempfile.mkdtemp()))
+    return strategy.apply(copy_graph(student), timed.context(replace(stage, strategy=strategy), {})).student
+
+
+def one_line(options: argparse.Namespace, label: str, sender: Any) -> None:
+    """Make, judge and perhaps train one student; runs in a process of its own."""
+    plan, bench = prepared(options)
+    architecture = label == WITH_TRAINING[1]
+    line = next(line for line in lines(plan) if line.label == ("the recipe" if architecture else label))
+    before, begun = _peak(), time.monotonic()
+    try:
+        student = line.make(plan, bench)
+    except CompressorError as error:
+        sender.send([(label, Result({}, failure=str(error).splitlines()[0]))])
+        return
+    seconds = time.monotonic() - begun
+    memory = max(_peak(), before)
+    results = [] if architecture else [(label, Result(judged(bench, student), seconds, memory))]
+    for seed in options.seeds if options.train_seconds and label in WITH_TRAINING else ():
+        start = random_weights(student, seed) if architecture else student
+        after = trained(plan, bench, start, options.train_seconds, seed)
+        results.append((f"{label}, trained {options.train_seconds:g} s, seed {seed}", Result(judged(bench, after))))
+    sender.send(results)
+
+
+def _peak() -> float:
+    """Return the most memory that the process ever held, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def in_own_process(options: argparse.Namespace, label: str) -> list[tuple[str, Result]]:
+    """Return one line's results."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=one_line, args=(options, label, sender))
+    process.start()
+    sender.close()
+    try:
+        results: list[tuple[str, Result]] = receiver.recv()
+    except EOFError:
+        results = [(label, Result({}, failure="the process died"))]
+    process.join()
+    return results
+
+
+def main() -> None:
+    """Print a line as soon as it is known, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/hifigan_student.yaml"))
+    parser.add_argument("--teacher")
+    parser.add_argument("--recordings", required=True)
+    parser.add_argument("--budget", default="{parameters: 30%, macs: 30%}", help="in place of the recipe's")
+    parser.add_argument("--train-seconds", type=float, default=0.0)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--only", nargs="*", help="labels of lines")
+    options = parser.parse_args()
+    labels = [line.label for line in lines(prepared(options)[0])]
+    if options.train_seconds:
+        labels.append(WITH_TRAINING[1])
+    rows = []
+    for label in options.only or labels:
+        for name, result in in_own_process(options, label):
+            figures = [result.figures.get(metric, "") for metric in JUDGED_BY]
+            spent = [f"{result.seconds:.0f} s", f"{result.gigabytes:.1f} GB"] if result.seconds else ["", ""]
+            rows.append([name, *(figures if result.figures else [result.failure, *figures[1:]]), *spent])
+            print(" | ".join(rows[-1]), flush=True)
+    print_table(["", *JUDGED_BY, "structure", "peak memory"], rows)
+
+
+if __name__ == "__main__":
+    main()

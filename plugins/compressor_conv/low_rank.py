@@ -1,0 +1,293 @@
+"""`low-rank-conv`: a trained convolution or linear layer as two layers with few channels between them.
+
+The low-rank expansions of Jaderberg et al. (arXiv 1405.3866) and Zhang et al. (arXiv 1505.06798), fitted to what the
+layer puts out on calibration data: see `low_rank_fit`. The narrow place lies beside the layer's wider side, where a
+1x1 convolution costs least: before the kernel, or behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from compressor.strategy import BudgetedStrategy, Candidate, Finding, StageContext, StageOutcome
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.fx import GraphModule, Node
+
+    from compressor.calibration import Reading
+    from compressor.unfolding import LinearLayer
+    from compressor_conv.low_rank_fit import LowRankFactors
+
+SHARES = (0.9, 0.64, 0.45, 0.32, 0.23, 0.16)
+"""Weights after, as a share of those before, at the ranks that the budget chooses among: evenly spaced by ratio."""
+
+
+class LowRankConv(BudgetedStrategy):
+    """Factorise trained convolutions, transposed ones and linear layers; where it saves nothing they stay dense.
+
+    A convolution becomes a 1x1 convolution to `rank` channels and the kernel from there, or the kernel to `rank`
+    channels and a 1x1 convolution, whichever has fewer weights (arXiv 1405.3866, 1505.06798). The rank of each layer
+    follows from the budget, or is `rank` for all of them. On calibration data the two keep the layer's output, else
+    its weights.
+
+    ```yaml
+    - low-rank-conv: {targets: ["ups/0/*"], rank: 96}
+    ```
+    """
+
+    name: ClassVar[str] = "low-rank-conv"
+    fixed_by: ClassVar[str] = "rank"
+
+    targets: tuple[str, ...] = Field(default=("*",), description="layers to factorise, by name pattern")
+    ignore: tuple[str, ...] = Field(default=(), description="layers to leave, by name pattern")
+    rank: int | None = Field(
+        default=None, ge=1, description="channels between the two layers; the budget decides if null"
+    )
+    round_to: int = Field(default=8, ge=1, description="ranks that the budget may choose are multiples of this")
+    min_channels: int = Field(default=16, ge=1, description="leave layers with fewer input or output channels")
+    calibration_samples: int = Field(
+        default=4, ge=0, description="training samples on which the output is kept; 0 keeps the weights instead"
+    )
+    keep_ends: bool = Field(default=True, description="leave the model's first and last layer dense")
+
+    def candidates(self, student: GraphModule, context: StageContext) -> Sequence[Candidate]:
+        from compressor.graph_editing import layer_name
+
+        layers = {layer_name(node): layer for node, layer in self._chosen(student)}
+        sizes = _sizes(student, layers, context.data.sample_rate if context.data else None)
+        read = self._readings(student, list(layers), context)
+        return [
+            _candidate(name, layer, rank, read.get(name), sizes[name])
+            for name, layer in layers.items()
+            if layer_groups(layer) == 1
+            for rank in self._ranks(layer)
+        ]
+
+    def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
+        from compressor.graph_editing import clean, layer_name
+
+        findings: list[Finding] = []
+        worthwhile: dict[str, tuple[Node, LinearLayer, int]] = {}
+        for node, layer in self._chosen(student):
+            name = layer_name(node)
+            rank = int(context.choices.get(name, 0)) if self.rank is None else self.rank
+            reason = _why_dense(layer, rank) if rank else "the budget is met at less loss elsewhere"
+            if reason:
+                findings.append(Finding(f"left dense: {reason}", name))
+            else:
+                worthwhile[name] = (node, layer, rank)
+        if self.calibration_samples and context.data is None:
+            findings.append(
+                Finding("no data to calibrate on: weights are cut to a rank without regard to what is read")
+            )
+        read = self._readings(student, list(worthwhile), context)
+        findings += [
+            _factorise(student, node, layer, rank, read.get(name)) for name, (node, layer, rank) in worthwhile.items()
+        ]
+        return StageOutcome(clean(student), tuple(findings))
+
+    def _ranks(self, layer: LinearLayer) -> list[int]:
+        """Return the ranks that the budget may choose among, the largest first."""
+        each = Shape.of(layer).weights(1)
+        steps = {int(share * layer.weight.numel() / each) // self.round_to for share in SHARES}
+        return [step * self.round_to for step in sorted(steps, reverse=True) if step]
+
+    def _readings(self, student: GraphModule, layers: list[str], context: StageContext) -> dict[str, Reading]:
+        from compressor.calibration import readings
+
+        samples = context.data.train[: self.calibration_samples] if context.data else ()
+        return readings(student, layers, samples) if samples else {}
+
+    def _chosen(self, student: GraphModule) -> list[tuple[Node, LinearLayer]]:
+        from torch import nn
+
+        from compressor.graph_editing import layer_name, module_nodes, select
+
+        kinds = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
+        layers: list[tuple[Node, LinearLayer]] = list(module_nodes(student, *kinds))  # type: ignore[arg-type]
+        names = [layer_name(node) for node, _ in layers]
+        chosen = set(select(names, self.targets, self.ignore)) if names else set()
+        if self.keep_ends:
+            chosen -= {names[0], names[-1]} if names else set()
+        return [
+            (node, layer)
+            for node, layer in layers
+            if layer_name(node) in chosen and min(Shape.of(layer).channels) >= self.min_channels
+        ]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A dense layer's size, and what its factors cost."""
+
+    inputs: int
+    outputs: int
+    taps: int
+    transposed: bool
+    strided: bool
+
+    @staticmethod
+    def of(layer: LinearLayer) -> Shape:
+        """Return the shape of a layer of one group."""
+        from torch import nn
+
+        if isinstance(layer, nn.Linear):
+            return Shape(layer.in_features, layer.out_features, 1, transposed=False, strided=False)
+        strided = any(step > 1 for step in layer.stride)
+        return Shape(layer.in_channels, layer.out_channels, layer.weight[0, 0].numel(), layer.transposed, strided)
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels read and put out."""
+        return self.inputs, self.outputs
+
+    @property
+    def mixes_first(self) -> bool:
+        """Say whether the 1x1 convolution goes before the kernel.
+
+        It goes to the wider side, where it saves most; if both are alike, to the one at the lower rate. Where that is
+        alike too it goes first: that lost less of the output of every trained vocoder layer tried.
+        """
+        if self.taps > 1 and self.inputs != self.outputs:
+            return self.inputs > self.outputs
+        return self.transposed or (self.taps > 1 and not self.strided)
+
+    def weights(self, rank: int) -> int:
+        """Return the number of weights of both factors."""
+        if self.mixes_first:
+            return rank * (self.inputs + self.taps * self.outputs)
+        return rank * (self.taps * self.inputs + self.outputs)
+
+    def macs(self, rank: int, sizes: _Sizes) -> float:
+        """Return the multiply-accumulates of both factors."""
+        kernel_at = sizes.read if self.transposed else sizes.made
+        if self.mixes_first:
+            return rank * (self.inputs * sizes.read + self.taps * self.outputs * kernel_at)
+        return rank * (self.taps * self.inputs * kernel_at + self.outputs * sizes.made)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """How many positions a layer reads and puts out, per second of output, or for one probe where it has no rate."""
+
+    read: float
+    made: float
+
+
+def low_rank(
+    layer: LinearLayer, rank: int, reading: Reading | None = None
+) -> tuple[tuple[LinearLayer, LinearLayer], float]:
+    """Return two layers that together stand for one of one group, and the share of energy that they keep.
+
+    The energy is the output's where `reading` says what the layer reads, else that of the weights.
+    """
+    import torch
+
+    from compressor.unfolding import matrix, set_matrix
+    from compressor_conv.low_rank_fit import kernel_first, lost_energy, mixing_first
+
+    shape = Shape.of(layer)
+    filters = matrix(layer)[0].detach().double().reshape(shape.inputs, shape.taps, shape.outputs)
+    moment = _moment(layer, reading)
+    found: LowRankFactors = (mixing_first if shape.mixes_first else kernel_first)(filters, moment, rank)
+    first, second = _build(layer, found.first.shape[1], mixes_first=shape.mixes_first)
+    set_matrix(first, found.first[None])
+    set_matrix(second, found.second[None])
+    if layer.bias is not None and second.bias is not None:
+        moved = (filters - found.product).flatten(0, 1).T @ reading.mean if reading else 0.0
+        with torch.no_grad():
+            second.bias.copy_(layer.bias.double() + moved)
+    return (first, second), 1.0 - lost_energy(filters, found, moment)
+
+
+def layer_groups(layer: LinearLayer) -> int:
+    """Return a layer's groups; a linear layer is one."""
+    return int(getattr(layer, "groups", 1))
+
+
+def _moment(layer: LinearLayer, reading: Reading | None) -> Tensor | None:
+    """Return what the error is weighted with: the bias, where there is one, takes care of the mean."""
+    if reading is None:
+        return None
+    return reading.covariance if layer.bias is not None else reading.covariance + reading.mean.outer(reading.mean)
+
+
+def _build(layer: LinearLayer, rank: int, *, mixes_first: bool) -> tuple[LinearLayer, LinearLayer]:
+    from torch import nn
+
+    bias = layer.bias is not None
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(layer.in_features, rank, bias=False), nn.Linear(rank, layer.out_features, bias=bias)
+    flat = nn.Conv1d if layer.weight.dim() == 3 else nn.Conv2d
+    if mixes_first:
+        return flat(layer.in_channels, rank, 1, bias=False), _kernel(layer, rank, layer.out_channels, bias=bias)
+    return _kernel(layer, layer.in_channels, rank, bias=False), flat(rank, layer.out_channels, 1, bias=bias)
+
+
+def _kernel(layer: Any, inputs: int, outputs: int, *, bias: bool) -> LinearLayer:
+    """Return a convolution of other widths with a layer's geometry."""
+    kind: Callable[..., LinearLayer] = type(layer)
+    more = {"output_padding": layer.output_padding} if layer.transposed else {"padding_mode": layer.padding_mode}
+    return kind(
+        inputs, outputs, layer.kernel_size, layer.stride, layer.padding, dilation=layer.dilation, bias=bias, **more
+    )
+
+
+def _why_dense(layer: LinearLayer, rank: int) -> str:
+    before, after = layer.weight.numel(), Shape.of(layer).weights(rank)
+    if layer_groups(layer) != 1:
+        return f"it is grouped already (now {before:,})"
+    return f"rank {rank} would cost {after:,} weights (now {before:,})" if after >= before else ""
+
+
+def _candidate(name: str, layer: LinearLayer, rank: int, reading: Reading | None, sizes: _Sizes) -> Candidate:
+    shape, before = Shape.of(layer), layer.weight.numel()
+    _, kept = low_rank(layer, rank, reading)
+    macs = before * (sizes.read if shape.transposed else sizes.made)
+    saving = {"parameters": float(before - shape.weights(rank)), "macs": float(macs - shape.macs(rank, sizes))}
+    return Candidate(layer=name, setting=rank, saving=saving, error=1.0 - kept, disturbs=(name,))
+
+
+def _factorise(student: GraphModule, node: Node, layer: LinearLayer, rank: int, reading: Reading | None) -> Finding:
+    from compressor.graph_editing import layer_name, replace_with_chain
+
+    shape, before = Shape.of(layer), layer.weight.numel()
+    after, name = shape.weights(rank), layer_name(node)
+    (first, second), kept = low_rank(layer, rank, reading)
+    suffixes = ("_mixing", "_kernel") if shape.mixes_first else ("_kernel", "_mixing")
+    replace_with_chain(student, node, dict(zip(suffixes, (first, second), strict=True)))
+    whose = "the output's" if reading else "the weights'"
+    return Finding(
+        f"rank {rank} keeps {kept:.1%} of {whose} energy, {before:,} to {after:,} weights",
+        name,
+        {"rank": rank, "energy_kept": kept, "weights_before": before, "weights_after": after},
+    )
+
+
+def _sizes(student: GraphModule, layers: dict[str, LinearLayer], sample_rate: int | None) -> dict[str, _Sizes]:
+    """Return the positions that each layer reads and puts out."""
+    import torch
+
+    from compressor.calibration import PROBE_SIZE, Hook, observe
+    from compressor.graph_editing import feed, input_specs
+    from compressor.teacher_loading import random_inputs
+    from compressor.unfolding import channel_axis
+
+    found: dict[str, _Sizes] = {}
+    probe = tuple(torch.from_numpy(array) for array in random_inputs(input_specs(student), PROBE_SIZE).values())
+    rate = 1.0 if sample_rate is None else sample_rate / feed(student, probe)[0].numel()
+
+    def measurer(name: str) -> Hook:
+        def measure(module: Any, read: tuple[Tensor, ...], output: Tensor) -> None:
+            axis = channel_axis(module)
+            found[name] = _Sizes(*(rate * value.numel() / value.shape[axis] for value in (read[0], output)))
+
+        return measure
+
+    observe(student, {name: measurer(name) for name in layers}, [probe])
+    return found

@@ -1,0 +1,1 @@
+"""Simpler graphs: constants folded into weights, activations that every engine is fast at."""
