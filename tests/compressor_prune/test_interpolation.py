@@ -94,3 +94,23 @@ def test_of_all_silent_channels_any_order_will_do() -> None:
     assert sorted(found.order) == [0, 1, 2]
     assert found.errors[-1] == 0.0
     assert torch.isfinite(interpolation(torch.eye(3) * 1e-3, [0], [1, 2])).all()
+
+
+@given(signals(), signals())
+def test_one_order_serves_several_readers(first: Signals, second: Signals) -> None:
+    count = min(len(first[0]), len(second[0]))
+    readers = [(values[:count], weights[:count]) for values, weights in (first, second)]
+    stacked = torch.stack([moments(values) for values, _ in readers])
+    found = channel_order(stacked, torch.from_numpy(np.stack([weights for _, weights in readers])))
+    energies = [np.square(values).sum(1) @ weights for values, weights in readers]
+    for width in range(1, count + 1):
+        left = [unexplained(values, weights, list(found.order[:width])) for values, weights in readers]
+        wanted = np.dot(left, energies) / np.sum(energies)
+        assert found.errors[width] == pytest.approx(wanted, abs=1e-9)
+    assert channel_order(stacked[0], torch.from_numpy(readers[0][1])) == channel_order(
+        stacked[:1], torch.from_numpy(readers[0][1][None])
+    )
+
+
+def test_silence_is_predicted_by_silence() -> None:
+    assert torch.equal(interpolation(torch.zeros(3, 3), [0], [1, 2]), torch.zeros(2, 1, dtype=torch.float64))

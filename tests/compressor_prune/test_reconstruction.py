@@ -99,11 +99,11 @@ def test_layers_in_groups_make_up_within_their_groups(reader: type[nn.Conv1d]) -
     graph = doubled(first, nn.Tanh(), reader(8, 4, 3, groups=2), nn.Conv1d(4, 2, 1))
     conv = graph.get_submodule("0")
     with torch.no_grad():
-        # Channels 0 to 3 go to one group, 4 to 7 to the other.
-        for start in (0, 4):
+        # Channels 0 to 3 go to one group, which has copies, 4 to 7 to the other, which has them upside down.
+        for start, sign in ((0, 1), (4, -1)):
             for value in (conv.weight, conv.bias):
                 assert isinstance(value, Tensor)
-                value[start + 2 : start + 4] = value[start : start + 2]
+                value[start + 2 : start + 4] = sign * value[start : start + 2]
     assert_same_at_half(graph, halved(graph, targets=("0",)))
 
 
