@@ -86,7 +86,7 @@ class Strategy(BaseModel, ABC):
     preserves_output: ClassVar[bool] = False
     """True: the core proves the output equal after the stage."""
     trains: ClassVar[bool] = False
-    """True: long, changes weights only, as `keeps_structure`; skipped by a dry run, and restored from its weights when a run resumes."""
+    """True: long, changes weights only; a dry run skips it, and a resumed run restores it from its weights."""
 
     keeps_structure: ClassVar[bool] = False
     """True: what the student costs stays as it is; left out where a budget's choice is rehearsed."""

@@ -33,7 +33,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.first(torch.relu(x))
-        return x + self.second(torch.sin(x))
+        made: Tensor = x + self.second(torch.sin(x))
+        return made
 
 
 class Beside(nn.Module):

@@ -64,7 +64,9 @@ def test_what_lies_between_two_layers_goes_along(between: Sequence[nn.Module]) -
     groups, left = groups_of(graph)
     last = str(len(between) + 1)
     assert list(groups) == ["0"]
-    assert (groups["0"].makers, groups["0"].readers, groups["0"].width) == ({"0"}, {last}, 8)
+    assert groups["0"].makers == {"0"}
+    assert groups["0"].readers == {last}
+    assert groups["0"].width == 8
     assert positions(groups["0"], last) == singles(8)
     assert left == {last: "its channels are the model's output"}
 
@@ -130,6 +132,31 @@ def test_why_a_layer_is_left_alone(layers: Sequence[nn.Module], layer: str, reas
     assert any(each.layer == layer and reason in each.message for each in outcome.findings)
 
 
+class MixedBranches(nn.Module):
+    """Two branches side by side, of which one cannot do without any of its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv1d(3, 4, 1), nn.Conv1d(3, 4, 1)
+        self.mixed = MeanScaled()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.one(x), self.mixed(self.other(x))], 1)
+
+
+def test_what_is_read_beside_something_unsound_is_still_pruned() -> None:
+    groups, left = groups_of(graph_of(MixedBranches(), nn.Conv1d(8, 6, 1), nn.Conv1d(6, 2, 1)))
+    assert set(groups) == {"0.one", "1"}
+    assert set(left) == {"0.other", "2"}
+
+
+def test_where_the_model_fails_all_else_is_still_pruned() -> None:
+    layers = [nn.Conv1d(3, 8, 3), Gate(8, 4, fixed=True), nn.Conv1d(4, 8, 3), Snake(8), nn.Conv1d(8, 6, 1), nn.PReLU(6)]
+    groups, left = groups_of(graph_of(*layers, nn.Conv1d(6, 2, 1)))
+    assert set(groups) == {"0", "2", "4"}
+    assert set(left) == {"1.conv", "6"}
+
+
 def test_layers_used_twice_are_left_alone() -> None:
     shared = nn.Conv1d(8, 8, 1)
     groups, left = groups_of(graph_of(nn.Conv1d(3, 8, 3), shared, nn.ReLU(), shared, nn.Conv1d(8, 2, 1)))
@@ -150,7 +177,8 @@ def test_a_layer_without_influence_on_the_output_is_left_alone() -> None:
             self.one, self.other, self.last = nn.Conv1d(3, 8, 1), nn.Conv1d(3, 8, 1), nn.Conv1d(8, 2, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.last(self.one(x) + self.other(x).detach())
+            made: Tensor = self.last(self.one(x) + self.other(x).detach())
+            return made
 
     groups, left = groups_of(traced(Detached(), (1, 3, "time")))
     assert "does not reach it" in left["other"]

@@ -51,7 +51,8 @@ def test_groups_of_a_vocoder(tiny_teacher: Teacher) -> None:
     groups = {group.layer: group for group in find_groups(copy_graph(tiny_teacher.graph))[0]}
     assert sorted(group.width for group in groups.values()) == [8] * 5 + [12] * 5 + [16]
     assert "conv_post/Conv" not in groups
-    assert (groups["conv_pre/Conv"].readers, groups["conv_pre/Conv"].width) == ({"ups/0/ConvTranspose"}, 16)
+    assert groups["conv_pre/Conv"].readers == {"ups/0/ConvTranspose"}
+    assert groups["conv_pre/Conv"].width == 16
     residual = groups[FUSED]
     assert {"ups/0/ConvTranspose", "resblocks/0/convs2/0/Conv", "resblocks/1/convs2/1/Conv"} <= residual.makers
     assert {"ups/1/ConvTranspose", "resblocks/0/convs1/0/Conv"} <= residual.readers

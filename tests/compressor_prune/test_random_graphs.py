@@ -19,7 +19,7 @@ from tests.small_graphs import inputs_of
 
 IMPORTANCES = ("reconstruction", "magnitude", "taylor", "activation", "fpgm", "lamp", "random")
 
-unhurried = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+unhurried = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def made(graph: GraphModule) -> dict[str, int]:
@@ -87,7 +87,7 @@ def test_removing_channels_is_the_same_as_reading_nothing_of_them(graph: GraphMo
     # Statistics of several channels change with them, whoever reads them.
     for module in graph.modules():
         if isinstance(module, nn.GroupNorm):
-            module.forward = lambda x: x  # type: ignore[method-assign]
+            module.forward = nn.Identity().forward  # type: ignore[method-assign]
     groups, _ = prove(graph, find_groups(graph)[0])
     generator = torch.Generator().manual_seed(seed)
     drops = {

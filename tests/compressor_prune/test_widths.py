@@ -68,10 +68,8 @@ def two_layers(scale: float) -> GraphModule:
     """Return a model whose second hidden layer has a few strong channels and many weak ones."""
     model = chain(nn.Conv1d(2, 16, 3), nn.Tanh(), nn.Conv1d(16, 16, 1), nn.Tanh(), nn.Conv1d(16, 2, 3))
     with torch.no_grad():
-        for layer in (model[2], model[4]):
-            assert isinstance(layer, nn.Conv1d)
-        model[2].weight[4:] *= scale  # type: ignore[index]
-        model[4].weight[:, 4:] *= scale  # type: ignore[index]
+        model.get_parameter("2.weight")[4:] *= scale
+        model.get_parameter("4.weight")[:, 4:] *= scale
     return traced(model, (1, 2, "time"))
 
 
@@ -89,6 +87,27 @@ def test_global_pruning_takes_more_where_channels_matter_less(importance: str) -
     assert (channels(student, "0"), channels(student, "2")) == (16, 4)
     alike = strategy.model_copy(update={"global_pruning": False}).apply(copy_graph(graph), context_for(None)).student
     assert (channels(alike, "0"), channels(alike, "2")) == (10, 10)
+
+
+@pytest.mark.parametrize(
+    ("importance", "ratio"), [("lamp", 0.3), ("lamp", 0.6), ("magnitude", 0.3), ("magnitude", 0.6)]
+)
+def test_scores_are_compared_between_groups_as_the_option_says(importance: str, ratio: float) -> None:
+    graph = two_layers(0.5)
+    strategy = ChannelImportancePruning.model_validate(
+        {"importance": importance, "pruning_ratio": ratio, "round_to": 1, "global_pruning": True}
+    )
+    student = strategy.apply(copy_graph(graph), context_for(None)).student
+    scores = []
+    for maker, reader in (("0", "2"), ("2", "4")):
+        made, read = (graph.get_parameter(f"{layer}.weight").detach().double().numpy() for layer in (maker, reader))
+        energy = np.square(made).sum((1, 2)) + np.square(read).sum((0, 2))
+        if importance == "lamp":
+            scores.append(np.array([one / energy[energy >= one].sum() for one in energy]))
+        else:
+            scores.append(energy / energy.mean())
+    threshold = np.sort(np.concatenate(scores))[int(ratio * 32) - 1]
+    assert [channels(student, layer) for layer in ("0", "2")] == [int((each > threshold).sum()) for each in scores]
 
 
 def test_no_layer_loses_more_than_the_largest_ratio() -> None:

@@ -30,7 +30,7 @@ def disturbed(teacher: Teacher, amount: float, *, only: type[nn.Module] = nn.Mod
         for _, module in module_nodes(student, only):
             for parameter in module.parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
-                parameter += amount * parameter.abs().mean() * noise
+                parameter.add_(amount * parameter.abs().mean() * noise)
     return student
 
 
@@ -67,7 +67,7 @@ def test_a_spoiled_layer_is_restored(name: str, tiny_teacher: Teacher, tiny_cont
     module = student.get_submodule(name)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += 0.3 * parameter.abs().mean() * torch.randn(parameter.shape, generator=torch.manual_seed(1))
+            parameter.add_(0.3 * parameter.abs().mean() * torch.randn(parameter.shape, generator=torch.manual_seed(1)))
     before = output_error(student, tiny_teacher)
     outcome = REFIT.apply(student, enough(tiny_context))
     assert before > 1e-3
