@@ -1,4 +1,8 @@
-"""How much the units of a group matter, each by itself."""
+"""How much the units of a group matter, each by itself.
+
+Torch-Pruning has such scores too, but not for transposed convolutions in groups, whose weights it indexes wrongly, and
+its FPGM measures distances between squared weights. Where both apply, magnitude and LAMP agree with it.
+"""
 
 from __future__ import annotations
 

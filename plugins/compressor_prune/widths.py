@@ -36,8 +36,8 @@ class Widths:
 
     def nearest(self, wanted: float) -> int:
         """Return the allowed width nearest to a wanted one, the wider of two, or the group's own."""
-        _, width = min((abs(width - wanted), -width) for width in [*self.narrower, self.width])
-        return -width
+        best: tuple[float, int] = min((abs(width - wanted), -width) for width in [*self.narrower, self.width])
+        return -best[1]
 
     def on_the_way(self, final: int, step: int, steps: int) -> int:
         """Return the width after one of `steps` equal steps to a final one."""
