@@ -62,13 +62,17 @@ class Gate(nn.Module):
 
 
 class Snake(nn.Module):
-    """The periodic activation of BigVGAN, with a constant for each channel."""
+    """The periodic activation of BigVGAN, with a constant or a weight for each channel."""
 
     slopes: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, trained: bool = False) -> None:
         super().__init__()
-        self.register_buffer("slopes", torch.linspace(0.5, 1.5, channels).reshape(1, -1, 1))
+        slopes = torch.linspace(0.5, 1.5, channels).reshape(1, -1, 1)
+        if trained:
+            self.slopes = nn.Parameter(slopes)
+        else:
+            self.register_buffer("slopes", slopes)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + torch.sin(self.slopes * x).square()
@@ -117,6 +121,7 @@ def _same(data: st.DataObject, channels: int) -> tuple[nn.Module, int]:
         nn.PReLU,
         nn.ReLU,
         lambda: Snake(channels),
+        lambda: Snake(channels, trained=True),
         MeanScaled,
         Cropped,
         lambda: Residual(channels),

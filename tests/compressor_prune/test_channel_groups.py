@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from compressor_prune.channel_proof import prove
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from compressor.graph_editing import copy_graph
+from compressor.graph_editing import copy_graph, parameter_count
 from tests.compressor_prune.random_graphs import (
     Beside,
     Cropped,
@@ -56,6 +57,7 @@ def singles(count: int, start: int = 0) -> list[list[int]]:
         [nn.InstanceNorm1d(8, affine=True)],
         [nn.Conv1d(8, 8, 3, groups=8)],
         [Snake(8)],
+        [Snake(8, trained=True)],
         [Cropped(), nn.Tanh()],
     ],
 )
@@ -93,6 +95,20 @@ def test_channels_of_a_grouped_layer_go_with_their_like_in_each_group(reader: ty
     assert groups["0"].step(3) == 6
     if made == 6:
         assert positions(groups["2"], "3") == [[at, at + 3] for at in range(3)]
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_layer_normalisation_between_linear_layers_goes_along(affine: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8, elementwise_affine=affine), nn.Tanh(), nn.Linear(8, 2))
+    graph = traced(model, (1, "time", 3))
+    context = context_for(data_for(graph))
+    strategy = ChannelImportancePruning(round_to=4)
+    (candidate,) = strategy.candidates(copy_graph(graph), context)
+    chosen = replace(context, choices={candidate.layer: candidate.setting})
+    student = strategy.apply(copy_graph(graph), chosen).student
+    assert parameter_count(graph) - parameter_count(student) == candidate.saving["parameters"]
+    assert candidate.saving["parameters"] == 4 * (3 + 1 + 2) + (8 if affine else 0)
+    assert student(*inputs_of(graph)).shape == graph(*inputs_of(graph)).shape
 
 
 def test_group_normalisation_keeps_its_groups_equally_wide() -> None:
