@@ -1,7 +1,8 @@
-"""What the teacher puts out, and computes on the way, for every training sample; and random segments of it.
+"""What the teacher puts out, and computes on the way, for training samples; and random segments of it.
 
-The teacher runs once over each sample. Its tensors are kept in half precision with channels last, so that a segment
-is one block of memory.
+The teacher runs once over each sample, when a segment of it is first asked for: training starts at once, and a short
+one pays for what it sees only. Tensors are kept in half precision with channels last, so that a segment is one block
+of memory.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from torch.fx import GraphModule
 
 from compressor.dataset import Sample
 from compressor.errors import DataError
-from compressor.progress import Reporter
 from compressor.tensor_spec import TensorSpec
 from compressor_distill.feature_points import PointRunner
 
@@ -40,7 +40,11 @@ class _Signals:
 
 
 class TeacherSignals:
-    """The teacher's tensors for all training samples, and batches of segments cut from them."""
+    """The teacher's tensors for all training samples, and batches of segments cut from them.
+
+    Raises:
+        DataError: no sample is long enough for a segment.
+    """
 
     def __init__(
         self,
@@ -48,55 +52,52 @@ class TeacherSignals:
         specs: tuple[TensorSpec, ...],
         points: tuple[str, ...],
         device: torch.device,
+        samples: Sequence[Sample],
+        segment: int,
     ) -> None:
-        self.teacher = teacher
         self.specs = specs
         self.points = points
         self.device = device
-        self.signals: list[_Signals] = []
+        self.segment = segment
+        self.runner = PointRunner(teacher, points)
+        inputs = [tuple(torch.from_numpy(sample.inputs[spec.name]) for spec in specs) for sample in samples]
+        self.inputs = [each for each in inputs if not self.segmented or each[0].shape[-1] >= segment]
+        self.recorded: dict[int, _Signals] = {}
+        if not self.inputs:
+            raise DataError(
+                f"all {len(samples)} training samples are shorter than one segment of {segment}; "
+                "use longer recordings or a smaller segment"
+            )
 
     @property
     def segmented(self) -> bool:
         """Say whether samples have a length that segments can be cut from: exactly their last axis varies."""
         return all(set(spec.dynamic_axes) - {0} == {len(spec.shape) - 1} for spec in self.specs)
 
-    def record(self, samples: Sequence[Sample], segment: int, reporter: Reporter) -> None:
-        """Run the teacher over all samples that are long enough for a segment.
+    def _signals(self, index: int) -> _Signals:
+        if index not in self.recorded:
+            self.recorded[index] = self._run(self.inputs[index])
+        return self.recorded[index]
 
-        Raises:
-            DataError: no sample is.
-        """
-        runner = PointRunner(self.teacher, self.points)
-        with reporter.task("teacher's outputs and features", len(samples)) as task:
-            for sample in samples:
-                inputs = tuple(torch.from_numpy(sample.inputs[spec.name]) for spec in self.specs)
-                if not self.segmented or inputs[0].shape[-1] >= segment:
-                    self.signals.append(self._run(runner, inputs))
-                task.advance()
-        if not self.signals:
-            raise DataError(
-                f"all {len(samples)} training samples are shorter than one segment of {segment}; "
-                "use longer recordings or a smaller segment"
-            )
-
-    def _run(self, runner: PointRunner, inputs: tuple[Tensor, ...]) -> _Signals:
+    def _run(self, inputs: tuple[Tensor, ...]) -> _Signals:
         with torch.no_grad():
-            output = runner.forward(tuple(value.to(self.device) for value in inputs))
+            output = self.runner.forward(tuple(value.to(self.device) for value in inputs))
         features = {
-            name: value.flatten(1, -2)[0].to(torch.float16).T.contiguous().cpu() for name, value in runner.found.items()
+            name: value.flatten(1, -2)[0].to(torch.float16).T.contiguous().cpu()
+            for name, value in self.runner.found.items()
         }
         return _Signals(inputs, output[0].cpu(), features, inputs[0].shape[-1])
 
     @property
     def megabytes(self) -> float:
-        """Memory taken by the recorded features."""
-        return sum(value.nbytes for signals in self.signals for value in signals.features.values()) / 1e6
+        """Memory taken by the features recorded so far."""
+        return sum(value.nbytes for each in self.recorded.values() for value in each.features.values()) / 1e6
 
-    def batch(self, generator: np.random.Generator, count: int, segment: int) -> Batch:
+    def batch(self, generator: np.random.Generator, count: int) -> Batch:
         """Cut `count` random segments; long samples are taken more often, so that every moment is as likely."""
-        sizes = np.array([signals.size for signals in self.signals], float)
-        chosen = generator.choice(len(self.signals), count, p=sizes / sizes.sum())
-        cuts = [self._cut(self.signals[index], generator, segment) for index in chosen]
+        sizes = np.array([inputs[0].shape[-1] for inputs in self.inputs], float)
+        chosen = generator.choice(len(sizes), count, p=sizes / sizes.sum())
+        cuts = [self._cut(self._signals(int(index)), generator) for index in chosen]
         inputs = tuple(torch.cat(parts).to(self.device) for parts in zip(*(cut.inputs for cut in cuts), strict=True))
         output = torch.stack([cut.output for cut in cuts]).to(self.device)
         features = {
@@ -106,9 +107,10 @@ class TeacherSignals:
         # (batch, 1, time, channels) -> (batch, channels, 1, time) without moving memory
         return Batch(inputs, output, {name: value.permute(0, 3, 1, 2) for name, value in features.items()})
 
-    def _cut(self, signals: _Signals, generator: np.random.Generator, segment: int) -> _Signals:
+    def _cut(self, signals: _Signals, generator: np.random.Generator) -> _Signals:
         if not self.segmented:
             return signals
+        segment = self.segment
         start = int(generator.integers(0, signals.size - segment + 1))
 
         def part(length: int) -> slice:

@@ -61,13 +61,11 @@ class Trainer:
         self.points = find_points(context.teacher.graph, student)
         self.runner = PointRunner(student, self.points)
         self.teacher = context.teacher.graph.to(self.device)
-        self.signals = TeacherSignals(self.teacher, context.teacher.inputs, self.points, self.device)
         self.validation = Validation(data.validation, context.teacher, options.losses, self.device)
         self.log = TrainingLog(context.workdir / "tensorboard")
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.notes: list[Finding] = []
-        self.segment = options.segment
         self.between_steps = True
         self.bf16 = options.precision == "bf16" or (options.precision == "auto" and computes_bf16(self.device))
 
@@ -75,27 +73,30 @@ class Trainer:
         """Run both phases, keep the best weights by validation, and return the student."""
         with ExitStack() as stack:
             multiple = stack.enter_context(training_form(self.student))
-            self.segment = max(multiple, self.options.segment // multiple * multiple)
-            self.signals.record(self.data.train, self.segment, self.context.reporter)
-            self._say_what_comes()
+            signals = self._signals(max(multiple, self.options.segment // multiple * multiple))
+            self._say_what_comes(signals)
             stack.enter_context(self.log)
-            self._run_phases()
+            self._run_phases(signals)
         self.student.load_state_dict(self.best)
         self.teacher.cpu()
         self.student.cpu().eval().to(memory_format=torch.contiguous_format)
         self.notes.append(Finding(f"the weights of {self.progress.best_step} were best in validation and are kept"))
         return StageOutcome(self.student, tuple(self.notes), tuple(self.log.curve))
 
-    def _say_what_comes(self) -> None:
+    def _signals(self, segment: int) -> TeacherSignals:
+        specs = self.context.teacher.inputs
+        return TeacherSignals(self.teacher, specs, self.points, self.device, self.data.train, segment)
+
+    def _say_what_comes(self, signals: TeacherSignals) -> None:
         points = ", ".join(self.points) or "none: only outputs are compared"
         message = (
-            f"features are compared at {points}; {len(self.signals.signals)} samples, segments of {self.segment}, "
-            f"{'bf16' if self.bf16 else 'fp32'}, {self.signals.megabytes:,.0f} MB of teacher features"
+            f"features are compared at {points}; {len(signals.inputs)} samples, segments of {signals.segment}, "
+            f"{'bf16' if self.bf16 else 'fp32'}"
         )
         self.notes.append(Finding(message))
         self.context.reporter.say(message)
 
-    def _run_phases(self) -> None:
+    def _run_phases(self, signals: TeacherSignals) -> None:
         saved = load_checkpoint(self._checkpoint, self._identity())
         for index, (label, phase) in enumerate(self._phases()):
             optimiser = torch.optim.AdamW(
@@ -114,7 +115,7 @@ class Trainer:
             if not self.best:
                 self._validate("start")
             if phase.steps:
-                self._run_phase(label, phase, self._schedule(index, phase), optimiser)
+                self._run_phase(label, phase, self._schedule(index, phase), optimiser, signals)
 
     def _phases(self) -> list[tuple[str, Phase]]:
         return [(BLOCK_WISE, self.options.block_wise), (END_TO_END, self.options.end_to_end)]
@@ -132,7 +133,14 @@ class Trainer:
             ends_at_seconds=allowed * (before + phase.steps) / total,
         )
 
-    def _run_phase(self, label: str, phase: Phase, schedule: Schedule, optimiser: torch.optim.Optimizer) -> None:
+    def _run_phase(
+        self,
+        label: str,
+        phase: Phase,
+        schedule: Schedule,
+        optimiser: torch.optim.Optimizer,
+        signals: TeacherSignals,
+    ) -> None:
         progress, begun, spent = self.progress, time.monotonic(), self.progress.seconds
         saved_at = begun
         with self.context.reporter.task(label, phase.steps) as task:
@@ -142,7 +150,7 @@ class Trainer:
                     for group in optimiser.param_groups:
                         group["lr"] = schedule.rate(progress.step, done)
                     self._validate_if_due(label)
-                    self.log.add(self._step(label, phase, optimiser))
+                    self.log.add(self._step(label, phase, optimiser, signals))
                     progress.seconds = spent + time.monotonic() - begun
                     task.advance(1, self.log.text())
                     if time.monotonic() - saved_at >= self.options.checkpoint_seconds:
@@ -161,10 +169,12 @@ class Trainer:
         self.notes.append(Finding(message))
         self.context.reporter.say(message)
 
-    def _step(self, label: str, phase: Phase, optimiser: torch.optim.Optimizer) -> dict[str, float]:
+    def _step(
+        self, label: str, phase: Phase, optimiser: torch.optim.Optimizer, signals: TeacherSignals
+    ) -> dict[str, float]:
         # A generator of the step's own makes the data position part of the step: nothing to save, nothing to lose.
         generator = np.random.default_rng([self.context.seed, self.progress.phase, self.progress.step])
-        batch = self.signals.batch(generator, self.options.batch_size, self.segment)
+        batch = signals.batch(generator, self.options.batch_size)
         losses = self._losses(batch, given=label == BLOCK_WISE, feature_weight=phase.feature_weight)
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
