@@ -15,7 +15,7 @@ from compressor.strategy import Candidate
 if TYPE_CHECKING:
     from compressor.metric import Metric
     from compressor.recipe import Limit
-    from compressor.rehearsing import Rehearsal
+    from compressor.rehearsal import Rehearsal
 
 ATTEMPTS = 8
 """How often a choice is corrected because later stages, or layers that share channels, cost more than was foreseen."""
@@ -126,7 +126,7 @@ def solve(offers: Mapping[str, Sequence[Candidate]], limits: Mapping[str, float]
     trials = [_tried({}, offers, limits, rehearsal)]
     if trials[0].meets(limits):
         return {}
-    while not trials[-1].meets(limits, 1 - WASTE) and len(trials) <= ATTEMPTS:
+    while not _settled(trials, limits) and len(trials) <= ATTEMPTS:
         try:
             choices = allocate(offers, _costs_ahead(trials, limits), limits)
         except BudgetError:
@@ -137,6 +137,16 @@ def solve(offers: Mapping[str, Sequence[Candidate]], limits: Mapping[str, float]
             break
         trials.append(_tried(choices, offers, limits, rehearsal))
     return _best(trials, limits).choices
+
+
+def _settled(trials: Sequence[_Trial], limits: Mapping[str, float]) -> bool:
+    """Say whether the last trial keeps the limits, and uses all of them up or gained nothing over one before it.
+
+    One limit may leave others no chance to be used up, and a clock never says the same twice.
+    """
+    *before, last = trials
+    gained = all(last.error < (1 - WASTE) * trial.error for trial in before if trial.meets(limits))
+    return last.meets(limits, 1 - WASTE) or (last.meets(limits) and not gained)
 
 
 def _tried(

@@ -77,6 +77,8 @@ class Metric(BaseModel, ABC):
 
     follows: ClassVar[str] = ""
     """The cost by whose savings this one's are predicted while a budget is spent; empty: strategies know it."""
+    clocked: ClassVar[bool] = False
+    """True: time in onnxruntime; what a change saves of it is measured, layer by layer, before a budget is spent."""
 
     @abstractmethod
     def measure(self, subject: Subject) -> float:

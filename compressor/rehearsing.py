@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from compressor.allocation import Choice, Choices
-from compressor.budget import chosen, costs, limited, solve
+from compressor.budget import chosen, solve
 from compressor.calibration import PROBE_SIZE, calibration_inputs
 from compressor.errors import StageError
 from compressor.graph_editing import copy_graph, input_specs
-from compressor.measuring import measure
 from compressor.planning import PlannedStage
+from compressor.rehearsal import Rehearsal, changes_costs
 from compressor.report import AllocationRecord
 from compressor.sensitivity import sensitivities
 from compressor.stage_running import Workbench, apply_stage, blamed_on
 from compressor.strategy import BudgetedStrategy, Candidate
 from compressor.teacher_loading import random_inputs
+from compressor.time_prediction import TimePrediction
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -30,26 +31,6 @@ SAMPLES = 2
 
 LENGTH = 64
 """Size that their dynamic axis is cut to: all tensors on the way are kept for the backward passes."""
-
-
-@dataclass(frozen=True, eq=False)
-class Rehearsal:
-    """What a student would cost at the end of the recipe after which choices."""
-
-    bench: Workbench
-    stages: Sequence[PlannedStage]
-    """Those still to come."""
-    student: GraphModule
-
-    def costs_after(self, choices: Choices) -> dict[str, float]:
-        """Apply the stages, except training, to a copy, and measure that."""
-        student = self.student
-        for stage in self.stages:
-            if _changes_costs(stage):
-                context = self.bench.context(stage, choices.get(stage.label, {}), rehearsing=True)
-                student = apply_stage(stage, student, context).student
-        metrics = limited(self.bench.metrics, self.bench.limits)
-        return costs(measure(self.bench.measured(student), metrics), self.bench.limits)
 
 
 def spend_budget(
@@ -81,10 +62,6 @@ def budgeted(stage: PlannedStage) -> bool:
     return isinstance(stage.strategy, BudgetedStrategy) and not stage.strategy.fixed
 
 
-def _changes_costs(stage: PlannedStage) -> bool:
-    return not (stage.strategy.trains or stage.strategy.keeps_structure)
-
-
 def _offers(
     bench: Workbench, stages: Sequence[PlannedStage], student: GraphModule
 ) -> tuple[dict[str, list[Candidate]], dict[tuple[str, str, Choice], float]]:
@@ -93,7 +70,8 @@ def _offers(
     errors: dict[tuple[str, str, Choice], float] = {}
     reach: dict[str, float] | None = None
     last = max((at for at, stage in enumerate(stages) if budgeted(stage)), default=-1)
-    for stage in stages[: last + 1]:
+    times = TimePrediction(bench)
+    for at, stage in enumerate(stages[: last + 1]):
         if budgeted(stage):
             bench.reporter.say(f"asking {stage.label} what it could do")
             candidates = _asked(bench, stage, student)
@@ -101,8 +79,9 @@ def _offers(
             if reach is None and any(candidate.disturbs for candidate in candidates):
                 reach = sensitivities(copy_graph(student), _inputs(bench, student), bench.seed)
             at_the_output = [_at_the_output(stage, candidate, reach or {}) for candidate in candidates]
-            found[stage.label] = _with_followers(bench, at_the_output)
-        elif _changes_costs(stage):
+            timed = times.added(at_the_output, stage.label, Rehearsal(bench, stages[at:], student))
+            found[stage.label] = _with_followers(bench, timed)
+        elif changes_costs(stage):
             # Layers get new names and shapes: a stage is asked about those that it will find.
             student = apply_stage(stage, student, bench.context(stage, {}, rehearsing=True)).student
             reach = None
@@ -135,7 +114,7 @@ def _at_the_output(stage: PlannedStage, candidate: Candidate, reach: Mapping[str
 
 
 def _with_followers(bench: Workbench, found: Sequence[Candidate]) -> list[Candidate]:
-    """Predict savings in limited metrics that no candidate knows, such as time, by the metrics that those follow."""
+    """Predict savings in limited metrics that no candidate knows, such as bytes, by the metrics that those follow."""
     rates = bench.rates
     return [
         replace(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import onnxruntime
+import onnxslim
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
@@ -71,11 +72,10 @@ def load_teacher(source: str | Path, converters: Converters = MappingProxyType({
     content = _read(source)
     model = _parse(str(source), content)
     with additional_converters(converters):
-        _refuse_unsupported(str(source), model)
-        graph = _convert(str(source), model)
+        converted, graph = _converted(str(source), model)
     inputs, outputs = _specs(model.graph, initial=True), _specs(model.graph, initial=False)
     _attach_specs(graph, inputs, outputs)
-    _tie_shared_weights(graph, model)
+    _tie_shared_weights(graph, converted)
     teacher = Teacher(
         graph=normalise(graph).eval(),
         source=str(source),
@@ -114,11 +114,16 @@ def random_inputs(inputs: tuple[TensorSpec, ...], size: int, seed: int = 0) -> d
 
 def onnx_session(content: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
     """Open a model in onnxruntime on the CPU; `threads` 0 takes every core."""
+    return onnxruntime.InferenceSession(content, session_options(threads), providers=["CPUExecutionProvider"])
+
+
+def session_options(threads: int = 0) -> onnxruntime.SessionOptions:
+    """Return how models are run in onnxruntime; `threads` 0 takes every core."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return options
 
 
 def compare_with_onnxruntime(teacher: Teacher) -> None:
@@ -184,6 +189,31 @@ def _opset(model: onnx.ModelProto) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 
+def _converted(source: str, model: onnx.ModelProto) -> tuple[onnx.ModelProto, GraphModule]:
+    """Convert a model as it is or, where onnx2torch cannot, with its constants folded: weights may be computed ones.
+
+    Returns the model that was converted, too.
+    """
+    try:
+        return model, _convert(source, model)
+    except TeacherError as reason:
+        folded = _folded(model)
+        try:
+            return folded, _convert(source, folded)
+        except TeacherError:
+            # What is wrong is told in terms of the user's file.
+            raise reason from None
+
+
+def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    try:
+        return onnxslim.slim(copy)
+    except Exception:  # What is odd about the model is better told by the one that converts it.
+        return model
+
+
 def _refuse_unsupported(source: str, model: onnx.ModelProto) -> None:
     versions = {entry.domain: entry.version for entry in model.opset_import}
     missing: dict[str, str] = {}
@@ -204,12 +234,12 @@ def _refuse_unsupported(source: str, model: onnx.ModelProto) -> None:
 def _convert(source: str, model: onnx.ModelProto) -> GraphModule:
     # onnx2torch warns through the root logger about what it then does right.
     logging.getLogger("onnx2torch").setLevel(logging.ERROR)
+    _refuse_unsupported(source, model)
     try:
         graph: GraphModule = convert(model, attach_onnx_mapping=False)
     except Exception as error:
         raise TeacherError(
-            f"{source}: onnx2torch cannot convert it: {type(error).__name__}: {error}. "
-            "Simplifying the file first (onnxslim, onnxsim) often helps."
+            f"{source}: onnx2torch cannot convert it, nor with its constants folded: {type(error).__name__}: {error}"
         ) from error
     return graph
 

@@ -28,6 +28,11 @@ class Timings:
         """How many times faster than the teacher: the median of the ratios, run by run."""
         return median(teacher / model for model, teacher in zip(self.model, self.teacher, strict=True))
 
+    def as_if_teacher_took(self, seconds: float) -> Timings:
+        """Return the timings on a machine as fast as when the teacher took this long: clocks drift during a run."""
+        pace = seconds / median(self.teacher)
+        return Timings(*(tuple(pace * each for each in timed) for timed in (self.model, self.teacher)))
+
 
 def time_in_turn(models: Sequence[tuple[bytes, Mapping[str, Any]]], threads: int, runs: int) -> list[tuple[float, ...]]:
     """Return the seconds of each run of each model on its inputs, after one run that does not count."""

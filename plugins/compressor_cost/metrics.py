@@ -41,6 +41,7 @@ class FileBytes(Metric):
 
 class _Timed(Metric):
     follows: ClassVar[str] = "macs"
+    clocked: ClassVar[bool] = True
 
     threads: int = Field(default=1, ge=1, description="onnxruntime threads")
     runs: int = Field(default=5, ge=1, description="timed runs after one warm-up; the median counts")

@@ -25,6 +25,7 @@ class ReadableHiFiGAN(Strategy):
 
     name: ClassVar[str] = "readable-hifigan"
     preserves_output: ClassVar[bool] = True
+    keeps_structure: ClassVar[bool] = True
 
     def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
         from compressor.errors import VerificationError

@@ -25,7 +25,8 @@ from compressor.metric import Metric
 from compressor.planning import PlannedStage
 from compressor.progress import SilentReporter
 from compressor.recipe import Limit
-from compressor.rehearsing import LENGTH, SAMPLES, Rehearsal, budgeted, spend_budget
+from compressor.rehearsal import Rehearsal
+from compressor.rehearsing import LENGTH, SAMPLES, budgeted, spend_budget
 from compressor.report import Measurement
 from compressor.sensitivity import sensitivities
 from compressor.stage_running import Workbench, apply_stage

@@ -77,6 +77,18 @@ def test_what_a_file_says_of_itself(tiny_teacher: Teacher, tiny_onnx: Path) -> N
     )
 
 
+def test_weights_may_be_computed_ones(save: Save) -> None:
+    """The models of the onnx package hold no weights: a `ConstantOfShape` makes each."""
+    fill = numpy_helper.from_array(np.array([0.25], np.float32))
+    nodes = [
+        helper.make_node("ConstantOfShape", ["size"], ["weight"], value=fill),
+        helper.make_node("Conv", ["x", "weight"], ["y"], name="conv", kernel_shape=[1]),
+    ]
+    teacher = load_teacher(save(built(nodes, {"size": np.array([2, 2, 1])})))
+    assert parameter_count(teacher.graph) == 4
+    assert teacher.operators == {"ConstantOfShape": 1, "Conv": 1}
+
+
 def test_the_graph_computes_what_the_exported_module_did(tiny_teacher: Teacher) -> None:
     value = torch.randn(1, 8, 21)
     with torch.no_grad():

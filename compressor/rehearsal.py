@@ -1,0 +1,44 @@
+"""What a student would be, and cost, at the end of the recipe: the stages to come tried out on a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from compressor.allocation import Choices
+from compressor.budget import costs, limited
+from compressor.measuring import MeasuredModel, measure
+from compressor.planning import PlannedStage
+from compressor.stage_running import Workbench, apply_stage
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+
+@dataclass(frozen=True, eq=False)
+class Rehearsal:
+    """A student and the stages that are still to come."""
+
+    bench: Workbench
+    stages: Sequence[PlannedStage]
+    student: GraphModule
+
+    def finished(self, choices: Choices) -> MeasuredModel:
+        """Apply the stages that change what the student costs to a copy, ready to be measured."""
+        student = self.student
+        for stage in self.stages:
+            if changes_costs(stage):
+                context = self.bench.context(stage, choices.get(stage.label, {}), rehearsing=True)
+                student = apply_stage(stage, student, context).student
+        return self.bench.measured(student)
+
+    def costs_after(self, choices: Choices) -> dict[str, float]:
+        """Return what the student costs after choices, in each limited metric."""
+        metrics = limited(self.bench.metrics, self.bench.limits)
+        return costs(measure(self.finished(choices), metrics), self.bench.limits)
+
+
+def changes_costs(stage: PlannedStage) -> bool:
+    """Say whether a student may cost more or less after a stage."""
+    return not (stage.strategy.trains or stage.strategy.keeps_structure)
