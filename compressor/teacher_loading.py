@@ -209,9 +209,10 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     try:
-        return onnxslim.slim(copy)
+        folded: onnx.ModelProto = onnxslim.slim(copy)
     except Exception:  # What is odd about the model is better told by the one that converts it.
         return model
+    return folded
 
 
 def _refuse_unsupported(source: str, model: onnx.ModelProto) -> None:
