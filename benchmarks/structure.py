@@ -1,7 +1,7 @@
 """What structure alone keeps of a voice, before any training, and what the same training then makes of each start.
 
-    python benchmarks/structure.py --recordings FOLDER
-    python benchmarks/structure.py --recordings FOLDER --train-seconds 240 --seeds 0 1
+    python -m benchmarks.structure --recordings FOLDER
+    python -m benchmarks.structure --recordings FOLDER --train-seconds 240 --seeds 0 1
 
 One line for each way to make the teacher smaller, all in one run on one machine, each in a process of its own, so that
 its seconds and peak memory are its own: Torch-Pruning alone (uniform magnitude, global magnitude, Taylor), a singular
@@ -13,8 +13,6 @@ starts, and the recipe's architecture with random weights, are trained alike and
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +25,7 @@ import torch_pruning
 from torch import nn
 from torch.fx import GraphModule
 
+from benchmarks.own_process import ProcessDiedError, in_own_process, peak_gigabytes
 from compressor.console import print_table
 from compressor.errors import CompressorError
 from compressor.figures import in_words
@@ -230,45 +229,32 @@ def trained(plan: Plan, bench: Workbench, student: GraphModule, seconds: float, 
     return strategy.apply(copy_graph(student), timed.context(replace(stage, strategy=strategy), {})).student
 
 
-def one_line(options: argparse.Namespace, label: str, sender: Any) -> None:
-    """Make, judge and perhaps train one student; runs in a process of its own."""
+def one_line(options: argparse.Namespace, label: str) -> list[tuple[str, Result]]:
+    """Make, judge and perhaps train one student."""
     plan, bench = prepared(options)
     architecture = label == WITH_TRAINING[1]
     line = next(line for line in lines(plan) if line.label == ("the recipe" if architecture else label))
-    before, begun = _peak(), time.monotonic()
+    begun = time.monotonic()
     try:
         student = line.make(plan, bench)
     except CompressorError as error:
-        sender.send([(label, Result({}, failure=str(error).splitlines()[0]))])
-        return
-    seconds = time.monotonic() - begun
-    memory = max(_peak(), before)
+        return [(label, Result({}, failure=str(error).splitlines()[0]))]
+    seconds, memory = time.monotonic() - begun, peak_gigabytes()
     results = [] if architecture else [(label, Result(judged(bench, student), seconds, memory))]
     for seed in options.seeds if options.train_seconds and label in WITH_TRAINING else ():
         start = random_weights(student, seed) if architecture else student
         after = trained(plan, bench, start, options.train_seconds, seed)
         results.append((f"{label}, trained {options.train_seconds:g} s, seed {seed}", Result(judged(bench, after))))
-    sender.send(results)
-
-
-def _peak() -> float:
-    """Return the most memory that the process ever held, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
-def in_own_process(options: argparse.Namespace, label: str) -> list[tuple[str, Result]]:
-    """Return one line's results."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=one_line, args=(options, label, sender))
-    process.start()
-    sender.close()
-    try:
-        results: list[tuple[str, Result]] = receiver.recv()
-    except EOFError:
-        results = [(label, Result({}, failure="the process died"))]
-    process.join()
     return results
+
+
+def results_of(options: argparse.Namespace, label: str) -> list[tuple[str, Result]]:
+    """Return one line's results."""
+    try:
+        found: list[tuple[str, Result]] = in_own_process(one_line, options, label)
+    except ProcessDiedError as reason:
+        found = [(label, Result({}, failure=f"the process died: {reason}"))]
+    return found
 
 
 def main() -> None:
@@ -287,7 +273,7 @@ def main() -> None:
         labels.append(WITH_TRAINING[1])
     rows = []
     for label in options.only or labels:
-        for name, result in in_own_process(options, label):
+        for name, result in results_of(options, label):
             figures = [result.figures.get(metric, "") for metric in JUDGED_BY]
             spent = [f"{result.seconds:.0f} s", f"{result.gigabytes:.1f} GB"] if result.seconds else ["", ""]
             rows.append([name, *(figures if result.figures else [result.failure, *figures[1:]]), *spent])

@@ -97,7 +97,7 @@ def _measured(
 
 
 def _of_layers(seconds: Mapping[str, float], layers: Collection[str]) -> dict[str, float]:
-    """Return the seconds of each layer, with what stages made of it: `conv_depthwise` and `conv_pointwise` of `conv`."""
+    """Return the seconds of each layer with what stages made of it, such as `conv_depthwise` of `conv`."""
     found = dict.fromkeys(layers, 0.0)
     for name, value in seconds.items():
         parents = [layer for layer in layers if name == layer or name.startswith(f"{layer}_")]

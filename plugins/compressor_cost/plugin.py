@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 @hookimpl
 def compressor_metrics() -> Sequence[type[Metric]]:
-    """Offer the cost metrics."""
+    """Offer the cost metrics, and the drift of the output."""
+    from compressor_cost.drift import OutputDrift
     from compressor_cost.metrics import FileBytes, Latency, Macs, Parameters, RealTimeFactor, Speedup
 
-    return [Parameters, Macs, FileBytes, Latency, RealTimeFactor, Speedup]
+    return [Parameters, Macs, FileBytes, Latency, RealTimeFactor, Speedup, OutputDrift]
