@@ -46,7 +46,7 @@ def _one_input(model: GraphModule, inputs: tuple[Tensor, ...], generator: torch.
     with torch.enable_grad():
         result = keeping.run(*(value.clone().requires_grad_(value.is_floating_point()) for value in fitted))
     output: Tensor = result[0] if isinstance(result, list | tuple) else result
-    balance = _Balance(output.detach())
+    balance = Balance(output.detach())
     places = list(keeping.found)
     tensors = [keeping.found[place] for place in places]
     energy = dict.fromkeys(places, 0.0)
@@ -81,7 +81,7 @@ class _Keeping(Interpreter):
         return value
 
 
-class _Balance:
+class Balance:
     """Weighs an output's error by the inverse of the output's smoothed spectrum."""
 
     SHORTEST = 1024

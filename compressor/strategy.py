@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -54,6 +54,11 @@ class Candidate:
     """Predicted error energy as a share of the signal's energy: at each of `disturbs`, or of the output without."""
     disturbs: tuple[str, ...] = ()
     """Nodes or layers whose outputs get the error; the core measures how much of it reaches the model's output."""
+    replacement: Callable[..., Any] | None = None
+    """For a candidate that disturbs one node: that node's value after the change, from the tensors that it reads.
+
+    With it the core tries the change out and measures the error at the output, instead of estimating it.
+    """
     touches: tuple[str, ...] = ()
     """Layers whose weights change, `layer` if left out: of all stages' candidates one at most may touch a layer."""
 

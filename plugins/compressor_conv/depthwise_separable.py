@@ -69,7 +69,7 @@ class DepthwiseSeparableConv(BudgetedStrategy):
         self, layer: str, conv: _ConvNd, rank: int, reading: Reading | None, positions: dict[str, int]
     ) -> Candidate:
         before, after = _weights(conv, rank)
-        _, kept = separable(conv, rank, reading, rounds=1)
+        terms, kept = separable(conv, rank, reading, rounds=1)
         return Candidate(
             layer=layer,
             setting=rank,
@@ -79,6 +79,7 @@ class DepthwiseSeparableConv(BudgetedStrategy):
             },
             error=_error(conv, kept, reading),
             disturbs=(layer,),
+            replacement=lambda read: sum(pointwise(depthwise(read)) for depthwise, pointwise in terms),
         )
 
     def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:

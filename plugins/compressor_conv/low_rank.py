@@ -247,10 +247,17 @@ def _why_dense(layer: LinearLayer, rank: int) -> str:
 
 def _candidate(name: str, layer: LinearLayer, rank: int, reading: Reading | None, sizes: _Sizes) -> Candidate:
     shape, before = Shape.of(layer), layer.weight.numel()
-    _, kept = low_rank(layer, rank, reading)
+    (first, second), kept = low_rank(layer, rank, reading)
     macs = before * (sizes.read if shape.transposed else sizes.made)
     saving = {"parameters": float(before - shape.weights(rank)), "macs": float(macs - shape.macs(rank, sizes))}
-    return Candidate(layer=name, setting=rank, saving=saving, error=1.0 - kept, disturbs=(name,))
+    return Candidate(
+        layer=name,
+        setting=rank,
+        saving=saving,
+        error=1.0 - kept,
+        disturbs=(name,),
+        replacement=lambda read: second(first(read)),
+    )
 
 
 def _factorise(student: GraphModule, node: Node, layer: LinearLayer, rank: int, reading: Reading | None) -> Finding:

@@ -1,12 +1,14 @@
 """`mrf-simplification`: drop the residual units of HiFi-GAN's fusions that add least.
 
-What a unit adds is measured on calibration data, as a share of the energy of its fusion's output. A branch that loses
-all its units is its input; it still counts in the sum.
+What a unit adds is measured on calibration data: to its fusion's output, which is what is told, and to its own branch,
+which is what the units behind it read and what counts against a budget. A branch that loses all its units is its
+input; it still counts in the sum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -49,7 +51,7 @@ class MrfSimplification(BudgetedStrategy):
         shares = self._contributions(student, fusions, context)
         positions = layer_positions(student, context.data.sample_rate if context.data else None)
         return [
-            _dropping(student, unit, fusion, shares[unit], positions)
+            _dropping(student, unit, shares[unit].to_branch, positions)
             for fusion in fusions
             for unit in self._weakest(fusion, shares)
         ]
@@ -69,39 +71,50 @@ class MrfSimplification(BudgetedStrategy):
             unit.output.replace_all_uses_with(unit.source)
         findings = tuple(
             Finding(
-                f"{'dropped' if unit in dropped else 'kept'}: adds {share:.2%} of its fusion's energy",
+                f"{'dropped' if unit in dropped else 'kept'}: adds {share.to_fusion:.2%} of its fusion's energy",
                 unit.name,
-                {"contribution": share, "error": share, "dropped": unit in dropped},
+                {"contribution": share.to_fusion, "error": share.to_branch, "dropped": unit in dropped},
             )
             for unit, share in shares.items()
         )
         return StageOutcome(clean(student), findings)
 
-    def _choose(self, fusions: list[Fusion], shares: dict[ResidualUnit, float]) -> set[ResidualUnit]:
+    def _choose(self, fusions: list[Fusion], shares: Shares) -> set[ResidualUnit]:
         weakest = [unit for fusion in fusions for unit in self._weakest(fusion, shares)]
-        return set(sorted(weakest, key=lambda unit: shares[unit])[: self.drop_units])
+        return set(sorted(weakest, key=lambda unit: shares[unit].to_fusion)[: self.drop_units])
 
-    def _weakest(self, fusion: Fusion, shares: dict[ResidualUnit, float]) -> list[ResidualUnit]:
+    def _weakest(self, fusion: Fusion, shares: Shares) -> list[ResidualUnit]:
         """Return the units that a fusion can spare, the least contributing first."""
-        units = sorted((unit for branch in fusion.branches for unit in branch), key=lambda unit: shares[unit])
+        units = sorted((unit for branch in fusion.branches for unit in branch), key=lambda unit: shares[unit].to_fusion)
         return units[: max(0, len(units) - self.keep_units)]
 
-    def _contributions(
-        self, student: GraphModule, fusions: list[Fusion], context: StageContext
-    ) -> dict[ResidualUnit, float]:
-        """Return what each unit adds, as a share of its fusion's output energy (the sum's scale counted in).
-
-        Empty without data, in a rehearsal.
-        """
+    def _contributions(self, student: GraphModule, fusions: list[Fusion], context: StageContext) -> Shares:
+        """Return what each unit adds; empty without data, in a rehearsal."""
         if context.data is None:
             return {}
         units = {unit: fusion for fusion in fusions for branch in fusion.branches for unit in branch}
-        watched = {unit.added for unit in units} | {fusion.output for fusion in fusions}
+        watched = {node for unit, fusion in units.items() for node in (unit.added, unit.output, fusion.output)}
         energy = _energies(student, watched, context.data, self.calibration_samples)
         return {
-            unit: energy[unit.added] / fusion.divisor**2 / max(energy[fusion.output], 1e-30)
+            unit: Contribution(
+                to_fusion=energy[unit.added] / fusion.divisor**2 / max(energy[fusion.output], 1e-30),
+                to_branch=energy[unit.added] / max(energy[unit.output], 1e-30),
+            )
             for unit, fusion in units.items()
         }
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a unit adds, as a share of energy."""
+
+    to_fusion: float
+    """Of its fusion's output, the sum's scale counted in."""
+    to_branch: float
+    """Of what it puts out itself."""
+
+
+Shares = dict["ResidualUnit", Contribution]
 
 
 def _named(fusions: list[Fusion], context: StageContext) -> set[ResidualUnit]:
@@ -114,9 +127,7 @@ def _named(fusions: list[Fusion], context: StageContext) -> set[ResidualUnit]:
     }
 
 
-def _dropping(
-    student: GraphModule, unit: ResidualUnit, fusion: Fusion, share: float, positions: dict[str, int]
-) -> Candidate:
+def _dropping(student: GraphModule, unit: ResidualUnit, share: float, positions: dict[str, int]) -> Candidate:
     layers = tuple(str(node.target) for node in unit.convs)
     weights = {layer: student.get_submodule(layer) for layer in layers}
     sizes = {layer: sum(value.numel() for value in module.parameters()) for layer, module in weights.items()}
@@ -126,7 +137,8 @@ def _dropping(
         setting=DROPPED,
         saving={"parameters": float(sum(sizes.values())), "macs": float(macs)},
         error=share,
-        disturbs=(fusion.output.name,),
+        disturbs=(unit.output.name,),
+        replacement=lambda *read: read[unit.output.all_input_nodes.index(unit.source)],
         touches=layers,
     )
 

@@ -26,7 +26,8 @@ from compressor.planning import PlannedStage
 from compressor.progress import SilentReporter
 from compressor.recipe import Limit
 from compressor.rehearsal import Rehearsal
-from compressor.rehearsing import LENGTH, SAMPLES, budgeted, spend_budget
+from compressor.error_prediction import LENGTH, SAMPLES
+from compressor.rehearsing import budgeted, spend_budget
 from compressor.report import Measurement
 from compressor.sensitivity import sensitivities
 from compressor.stage_running import Workbench, apply_stage
