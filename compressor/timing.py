@@ -29,9 +29,9 @@ class Timings:
         return median(teacher / model for model, teacher in zip(self.model, self.teacher, strict=True))
 
     def as_if_teacher_took(self, seconds: float) -> Timings:
-        """Return the timings on a machine as fast as when the teacher took this long: clocks drift during a run."""
-        pace = seconds / median(self.teacher)
-        return Timings(*(tuple(pace * each for each in timed) for timed in (self.model, self.teacher)))
+        """Return the timings on a machine on which the teacher always takes this long: clocks drift during a run."""
+        model = tuple(seconds * own / teacher for own, teacher in zip(self.model, self.teacher, strict=True))
+        return Timings(model, (seconds,) * len(model))
 
 
 def time_in_turn(models: Sequence[tuple[bytes, Mapping[str, Any]]], threads: int, runs: int) -> list[tuple[float, ...]]:

@@ -73,14 +73,15 @@ class LeastSquaresReconstruction(Strategy):
         return [site for site in found if all(layer_name(term.node) in chosen for term in site.terms)]
 
     def _refit(self, student: GraphModule, site: Site, both: SideBySide) -> Finding:
+        from compressor_reconstruct.kept_channels import same_channels
         from compressor_reconstruct.refit import SiteWeights, refit
 
         both.advance(site)
-        evidence = both.evidence(site)
+        evidence = same_channels(both.evidence(site))
         ours, theirs = evidence[0].now, evidence[0].wanted
         if ours.shape != theirs.shape:
             channels = f"{ours.shape[1]} channels here, {theirs.shape[1]} in the teacher"
-            return Finding(f"not refitted: {channels}", site.name)
+            return Finding(f"not refitted: {channels}, and which of these they are does not show", site.name)
         found = refit(SiteWeights(student, site), evidence, self.positions)
         both.refitted(site)
         if found.ridge is None:

@@ -18,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 from compressor.budget import following_rates
 from compressor.calibration import calibration_inputs
 from compressor.dataset import Dataset
+from compressor.error_prediction import LENGTH, SAMPLES
 from compressor.errors import BudgetError, StageError
 from compressor.graph_editing import copy_graph, input_specs, layer_name, module_nodes, parameter_count
 from compressor.measuring import MeasuredModel
@@ -26,7 +27,6 @@ from compressor.planning import PlannedStage
 from compressor.progress import SilentReporter
 from compressor.recipe import Limit
 from compressor.rehearsal import Rehearsal
-from compressor.error_prediction import LENGTH, SAMPLES
 from compressor.rehearsing import budgeted, spend_budget
 from compressor.report import Measurement
 from compressor.sensitivity import sensitivities

@@ -66,8 +66,11 @@ def test_the_speedup_is_that_of_a_run_beside_the_teacher_s(runs: list[tuple[floa
     # A machine that is slower for both tells the same.
     drifted = Timings(tuple(slower * each for each in model), tuple(slower * each for each in teacher))
     assert drifted.speedup == pytest.approx(timings.speedup)
-    at_first = median(teacher)
-    assert drifted.as_if_teacher_took(at_first).seconds == pytest.approx(timings.seconds)
+    one, other = (each.as_if_teacher_took(2.0) for each in (timings, drifted))
+    assert one.seconds == pytest.approx(other.seconds)
+    assert one.speedup == pytest.approx(timings.speedup)
+    if len(runs) % 2:
+        assert one.seconds == pytest.approx(2.0 / timings.speedup)
 
 
 def test_one_slow_run_does_not_count() -> None:
