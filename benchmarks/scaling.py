@@ -205,6 +205,8 @@ def resnet50(path: Path) -> str:
             kept.append(node)
     del model.graph.node[:]
     model.graph.node.extend(kept)
+    # Older ones want every initializer among the inputs too.
+    model.ir_version = 8
     onnx.save(model, path)
     return str(path)
 

@@ -2,7 +2,8 @@
 
 A candidate that says what it would compute is tried out. For a place that has several settings one of them is, and the
 others are taken to differ as they do at that place. What cannot be tried, such as a width that many layers share, is
-estimated by `sensitivity`, and that estimate is scaled by how it compares where both are known.
+estimated by `sensitivity`, and that estimate is scaled by how it compares where both are known: among the candidates of
+the same stage, or of all where none of those was tried.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 SAMPLES = 2
 """Training samples that errors are predicted on."""
 
+MOST_TRIALS = 192
+"""Places that are tried out, evenly spread: a trial takes as long as half the model, so all of them grow as a square."""
+
 LENGTH = 64
 """Size that their dynamic axis is cut to: all tensors on the way are kept."""
 
@@ -50,23 +54,24 @@ def at_the_output(
     reach = sensitivities(copy_graph(student), inputs, bench.seed)
     _refuse_unknown(offers, reach)
     tried = _tried(student, every, inputs)
-    worth = median(
-        [
-            tried[id(each)] / estimated
-            for each in every
-            if id(each) in tried
-            for estimated in [_estimated(each, reach)]
-            if estimated > 0
-        ]
-        or [1.0]
-    )
+    worth = {stage: _worth(candidates, tried, reach) for stage, candidates in offers.items()}
+    in_all = _worth(every, tried, reach) or 1.0
     return {
         stage: [
-            replace(each, error=tried.get(id(each), worth * _estimated(each, reach))) if each.disturbs else each
+            replace(each, error=tried.get(id(each), (worth[stage] or in_all) * _estimated(each, reach)))
+            if each.disturbs
+            else each
             for each in candidates
         ]
         for stage, candidates in offers.items()
     }
+
+
+def _worth(candidates: Sequence[Candidate], tried: Mapping[int, float], reach: Mapping[str, float]) -> float | None:
+    """Return how many times its estimate an error that was tried out is, as a rule; None where none was tried."""
+    both = [(tried[id(each)], _estimated(each, reach)) for each in candidates if id(each) in tried]
+    ratios = [measured / estimated for measured, estimated in both if estimated > 0]
+    return median(ratios) if ratios else None
 
 
 def _tried(
@@ -78,12 +83,11 @@ def _tried(
         if candidate.replacement is not None and len(candidate.disturbs) == 1 and candidate.error > 0:
             by_place.setdefault(candidate.disturbs[0], []).append(candidate)
     largest = {place: max(several, key=lambda each: each.error) for place, several in by_place.items()}
-    trials = {place: each.replacement for place, each in largest.items() if each.replacement is not None}
+    chosen = list(largest)[:: len(largest) // MOST_TRIALS + 1]
+    trials = {place: each.replacement for place in chosen for each in [largest[place]] if each.replacement is not None}
     measured = output_errors(student, trials, inputs)
     return {
-        id(each): measured[place] * each.error / largest[place].error
-        for place, several in by_place.items()
-        for each in several
+        id(each): measured[place] * each.error / largest[place].error for place in chosen for each in by_place[place]
     }
 
 

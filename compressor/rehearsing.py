@@ -42,6 +42,7 @@ def spend_budget(
             stage=stage,
             layer=candidate.layer,
             setting=candidate.setting,
+            layers=candidate.touches,
             saving=dict(candidate.saving),
             error=errors[stage, candidate.layer, candidate.setting],
             output_error=candidate.error,

@@ -51,6 +51,8 @@ class AllocationRecord(_Record):
     stage: str
     layer: str
     setting: int | float | str
+    layers: tuple[str, ...] = ()
+    """All that change with it, such as those that share its channels; empty: `layer` alone."""
     saving: dict[str, float]
     """By metric."""
     error: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from compressor.pipeline import RunSettings, StageLine, prepare
 from compressor.plan_loading import load_plan
 from compressor.plugin_catalog import load_catalog
 from compressor.report import AllocationRecord, Measurement, StageRecord
+from compressor.stage_running import Workbench
 from compressor.teacher_loading import load_teacher
 
 
@@ -33,7 +34,7 @@ def show_plan(recipe: Path, teacher: str | None, data: str | None, overrides: Se
         line = StageLine(structural, bench, lambda _: None)
         line.run_to(len(structural.stages), None)
     _print_layers("teacher", layer_costs(bench.teacher.graph))
-    _print_allocation(line.allocation, line.records)
+    _print_allocation(line.allocation, line.records, bench)
     _print_findings(line.records)
     _print_layers("student", layer_costs(line.student))
     _print_stages(measured, line.records)
@@ -58,7 +59,7 @@ def _print_layers(whose: str, layers: Sequence[LayerCost]) -> None:
     print_table([f"{whose}'s layer", "parameters", "share", "of the MACs"], rows)
 
 
-def _print_allocation(allocation: Sequence[AllocationRecord], records: Sequence[StageRecord]) -> None:
+def _print_allocation(allocation: Sequence[AllocationRecord], records: Sequence[StageRecord], bench: Workbench) -> None:
     """Print what the budget is spent on; errors are shares of the energy of what the layers put out."""
     if not allocation:
         return
@@ -69,11 +70,13 @@ def _print_allocation(allocation: Sequence[AllocationRecord], records: Sequence[
         if "error" in finding.values
     }
     metrics = list(dict.fromkeys(metric for entry in allocation for metric in entry.saving))
+    before = {cost.layer: cost.parameters for cost in layer_costs(bench.teacher.graph)}
     rows = [
         [
             entry.stage,
             entry.layer,
             str(entry.setting),
+            *_parameters(entry, before, bench.limits.get("parameters")),
             *(in_words(entry.saving.get(metric, 0.0)) for metric in metrics),
             f"{entry.error:.2%}",
             f"{reached[entry.stage, entry.layer]:.2%}" if (entry.stage, entry.layer) in reached else "",
@@ -83,7 +86,21 @@ def _print_allocation(allocation: Sequence[AllocationRecord], records: Sequence[
     ]
     click.echo()
     saved = [f"{metric} saved" for metric in metrics]
-    print_table(["stage", "layer", "setting", *saved, "error, predicted", "reached", "at the output"], rows)
+    headers = ["stage", "layer", "setting", "parameters", "of the budget", *saved]
+    print_table([*headers, "error, predicted", "reached", "at the output"], rows)
+
+
+def _parameters(entry: AllocationRecord, before: Mapping[str, int], limit: float | None) -> tuple[str, str]:
+    """Return what the changed layers had and have, and what share of the budget they take then.
+
+    Both are empty where stages before made other layers of the teacher's.
+    """
+    layers = entry.layers or (entry.layer,)
+    if not any(layer in before for layer in layers):
+        return "", ""
+    now = sum(before.get(layer, 0) for layer in layers)
+    then = now - entry.saving.get("parameters", 0.0)
+    return f"{in_words(now)} → {in_words(then)}", share_in_words(then, limit) if limit else ""
 
 
 def _print_findings(records: Sequence[StageRecord]) -> None:

@@ -125,6 +125,21 @@ def test_what_savings_are_worth_is_learned_from_the_first_choice() -> None:
     assert half.tried == [0, 4, 8]
 
 
+def test_a_limit_that_leaves_no_use_for_another_ends_the_search() -> None:
+    offers = {"stage": [Candidate("a", parts, {"x": 1.0 * parts, "y": 1.0 * parts}, parts) for parts in range(1, 10)]}
+    tried: list[int] = []
+
+    class Noisy:
+        """A clock for `y`, which never says the same twice."""
+
+        def costs_after(self, choices: Choices) -> dict[str, float]:
+            tried.append(int(choices.get("stage", {}).get("a", 0)))
+            return {"x": 10.0 - tried[-1], "y": 10.0 - tried[-1] + 0.01 * len(tried)}
+
+    assert solve(offers, {"x": 5.0, "y": 8.0}, Noisy()) == {"stage": {"a": 5}}  # type: ignore[arg-type]
+    assert len(tried) <= 3
+
+
 def test_every_limit_is_kept() -> None:
     offers = {"stage": [Candidate("a", 1, {"x": 5.0, "y": 1.0}, 1.0), Candidate("b", 1, {"x": 1.0, "y": 5.0}, 1.0)]}
 

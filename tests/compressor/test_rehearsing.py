@@ -118,7 +118,7 @@ def test_errors_count_by_how_much_of_them_reaches_the_output(
 def test_errors_of_the_output_count_as_they_are(
     make_bench: MakeBench, tiny_teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compressor.rehearsing.sensitivities", lambda *_: pytest.fail("nothing is disturbed"))
+    monkeypatch.setattr("compressor.error_prediction.sensitivities", lambda *_: pytest.fail("nothing is disturbed"))
     stages = staged(DropBias(error=2.0, reaching=False), DropBias(error=1.0, reaching=False))
     choices, records = spend_budget(make_bench(28), stages, copy_graph(tiny_teacher.graph))
     assert list(choices) == ["drop-bias 1"]

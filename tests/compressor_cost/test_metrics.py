@@ -3,8 +3,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import cast
 
+import numpy as np
 import pytest
 from compressor_conv.two_dimensional import Conv1dToConv2d
+from compressor_cost.drift import OutputDrift
 from compressor_cost.metrics import FileBytes, Latency, Macs, Parameters, RealTimeFactor, Speedup
 
 from compressor.dataset import Dataset
@@ -77,6 +79,14 @@ def test_the_real_time_factor_needs_a_signal(tiny_teacher: Teacher) -> None:
     assert measure(MeasuredModel(tiny_teacher.graph, tiny_teacher, None), (RealTimeFactor(),)) == ()
 
 
+def test_the_drift_is_a_share_of_the_teacher_s_output() -> None:
+    teacher = [np.array([3.0, 0.0], np.float32), np.array([4.0], np.float32)]
+    student = [np.array([3.0, 1.0], np.float32), np.array([2.0], np.float32)]
+    subject = cast(Subject, SimpleNamespace(outputs=student, teacher_outputs=teacher))
+    assert OutputDrift().measure(subject) == pytest.approx(np.sqrt(5) / 5)
+    assert OutputDrift().measure(cast(Subject, SimpleNamespace(outputs=teacher, teacher_outputs=teacher))) == 0.0
+
+
 def test_the_plugin_offers_them() -> None:
     offered = load_catalog().metrics
-    assert {"parameters", "macs", "bytes", "latency", "rtf", "speedup"} <= set(offered)
+    assert {"parameters", "macs", "bytes", "latency", "rtf", "speedup", "output-drift"} <= set(offered)
