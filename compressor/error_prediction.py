@@ -32,7 +32,7 @@ SAMPLES = 2
 """Training samples that errors are predicted on."""
 
 MOST_TRIALS = 192
-"""Places that are tried out, evenly spread: a trial takes as long as half the model, so all of them grow as a square."""
+"""Places that are tried out, evenly spread: a trial takes as long as half the model, so all grow as a square."""
 
 LENGTH = 64
 """Size that their dynamic axis is cut to: all tensors on the way are kept."""
