@@ -288,4 +288,8 @@ def test_plan_writes_nothing_and_shows_what_each_stage_does(
     assert shown.exit_code == 0, shown.output
     for text in ("conv_pre", "budget: parameters", "not done here, because it trains: distillation"):
         assert text in shown.output
+    header = next(line for line in shown.output.splitlines() if line.startswith("stage "))
+    columns = ["parameters", "of the budget", "parameters saved", "error, predicted", "reached", "at the output"]
+    assert [column for column in columns if column in header] == columns
+    assert " → " in shown.output
     assert not list(tmp_path.iterdir())
