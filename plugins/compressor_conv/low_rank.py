@@ -8,12 +8,12 @@ layer puts out on calibration data: see `low_rank_fit`. The narrow place lies be
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from compressor.strategy import BudgetedStrategy, Candidate, Finding, StageContext, StageOutcome
+from compressor_conv.layer_shape import Shape, Sizes, layer_sizes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from compressor.calibration import Reading
     from compressor.unfolding import LinearLayer
-    from compressor_conv.low_rank_fit import LowRankFactors
+    from compressor_conv.low_rank_fit import LayerFactors
 
 SHARES = (0.9, 0.64, 0.45, 0.32, 0.23, 0.16)
 """Weights after, as a share of those before, at the ranks that the budget chooses among: evenly spaced by ratio."""
@@ -59,12 +59,13 @@ class LowRankConv(BudgetedStrategy):
         from compressor.graph_editing import layer_name
 
         layers = {layer_name(node): layer for node, layer in self._chosen(student)}
-        sizes = _sizes(student, layers, context.data.sample_rate if context.data else None)
+        sizes = layer_sizes(student, layers, context.data.sample_rate if context.data else None)
         read = self._readings(student, list(layers), context)
         return [
-            _candidate(name, layer, rank, read.get(name), sizes[name])
+            _candidate(name, layer, rank, read.get(name), factors, sizes[name])
             for name, layer in layers.items()
             if layer_groups(layer) == 1
+            for factors in [layer_factors(layer, read.get(name))]
             for rank in self._ranks(layer)
         ]
 
@@ -121,80 +122,22 @@ class LowRankConv(BudgetedStrategy):
         ]
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A dense layer's size, and what its factors cost."""
-
-    inputs: int
-    outputs: int
-    taps: int
-    transposed: bool
-    strided: bool
-
-    @staticmethod
-    def of(layer: LinearLayer) -> Shape:
-        """Return the shape of a layer of one group."""
-        from torch import nn
-
-        if isinstance(layer, nn.Linear):
-            return Shape(layer.in_features, layer.out_features, 1, transposed=False, strided=False)
-        strided = any(step > 1 for step in layer.stride)
-        return Shape(layer.in_channels, layer.out_channels, layer.weight[0, 0].numel(), layer.transposed, strided)
-
-    @property
-    def channels(self) -> tuple[int, int]:
-        """Channels read and put out."""
-        return self.inputs, self.outputs
-
-    @property
-    def mixes_first(self) -> bool:
-        """Say whether the 1x1 convolution goes before the kernel.
-
-        It goes to the wider side, where it saves most; if both are alike, to the one at the lower rate. Where that is
-        alike too it goes first: that lost less of the output of every trained vocoder layer tried.
-        """
-        if self.taps > 1 and self.inputs != self.outputs:
-            return self.inputs > self.outputs
-        return self.transposed or (self.taps > 1 and not self.strided)
-
-    def weights(self, rank: int) -> int:
-        """Return the number of weights of both factors."""
-        if self.mixes_first:
-            return rank * (self.inputs + self.taps * self.outputs)
-        return rank * (self.taps * self.inputs + self.outputs)
-
-    def macs(self, rank: int, sizes: _Sizes) -> float:
-        """Return the multiply-accumulates of both factors."""
-        kernel_at = sizes.read if self.transposed else sizes.made
-        if self.mixes_first:
-            return rank * (self.inputs * sizes.read + self.taps * self.outputs * kernel_at)
-        return rank * (self.taps * self.inputs * kernel_at + self.outputs * sizes.made)
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """How many positions a layer reads and puts out, per second of output, or for one probe where it has no rate."""
-
-    read: float
-    made: float
-
-
 def low_rank(
-    layer: LinearLayer, rank: int, reading: Reading | None = None
+    layer: LinearLayer, rank: int, reading: Reading | None = None, factors: LayerFactors | None = None
 ) -> tuple[tuple[LinearLayer, LinearLayer], float]:
     """Return two layers that together stand for one of one group, and the share of energy that they keep.
 
-    The energy is the output's where `reading` says what the layer reads, else that of the weights.
+    The energy is the output's where `reading` says what the layer reads, else that of the weights. `factors` are the
+    layer's, where they are at hand.
     """
     import torch
 
-    from compressor.unfolding import matrix, set_matrix
-    from compressor_conv.low_rank_fit import kernel_first, lost_energy, mixing_first
+    from compressor.unfolding import set_matrix
 
     shape = Shape.of(layer)
-    filters = matrix(layer)[0].detach().double().reshape(shape.inputs, shape.taps, shape.outputs)
-    moment = _moment(layer, reading)
-    found: LowRankFactors = (mixing_first if shape.mixes_first else kernel_first)(filters, moment, rank)
+    factors = factors or layer_factors(layer, reading)
+    filters = factors.filters
+    found = factors.mixing_first(rank) if shape.mixes_first else factors.kernel_first(rank)
     first, second = _build(layer, found.first.shape[1], mixes_first=shape.mixes_first)
     set_matrix(first, found.first[None])
     set_matrix(second, found.second[None])
@@ -202,7 +145,17 @@ def low_rank(
         moved = (filters - found.product).flatten(0, 1).T @ reading.mean if reading else 0.0
         with torch.no_grad():
             second.bias.copy_(layer.bias.double() + moved)
-    return (first, second), 1.0 - lost_energy(filters, found, moment)
+    return (first, second), 1.0 - factors.lost_energy(found)
+
+
+def layer_factors(layer: LinearLayer, reading: Reading | None) -> LayerFactors:
+    """Return what a layer's factors of any rank follow from."""
+    from compressor.unfolding import matrix
+    from compressor_conv.low_rank_fit import LayerFactors
+
+    shape = Shape.of(layer)
+    filters = matrix(layer)[0].detach().double().reshape(shape.inputs, shape.taps, shape.outputs)
+    return LayerFactors(filters, _moment(layer, reading))
 
 
 def layer_groups(layer: LinearLayer) -> int:
@@ -245,9 +198,11 @@ def _why_dense(layer: LinearLayer, rank: int) -> str:
     return f"rank {rank} would cost {after:,} weights (now {before:,})" if after >= before else ""
 
 
-def _candidate(name: str, layer: LinearLayer, rank: int, reading: Reading | None, sizes: _Sizes) -> Candidate:
+def _candidate(
+    name: str, layer: LinearLayer, rank: int, reading: Reading | None, factors: LayerFactors, sizes: Sizes
+) -> Candidate:
     shape, before = Shape.of(layer), layer.weight.numel()
-    (first, second), kept = low_rank(layer, rank, reading)
+    (first, second), kept = low_rank(layer, rank, reading, factors)
     macs = before * (sizes.read if shape.transposed else sizes.made)
     saving = {"parameters": float(before - shape.weights(rank)), "macs": float(macs - shape.macs(rank, sizes))}
     return Candidate(
@@ -274,27 +229,3 @@ def _factorise(student: GraphModule, node: Node, layer: LinearLayer, rank: int, 
         name,
         {"rank": rank, "energy_kept": kept, "weights_before": before, "weights_after": after},
     )
-
-
-def _sizes(student: GraphModule, layers: dict[str, LinearLayer], sample_rate: int | None) -> dict[str, _Sizes]:
-    """Return the positions that each layer reads and puts out."""
-    import torch
-
-    from compressor.calibration import PROBE_SIZE, Hook, observe
-    from compressor.graph_editing import feed, input_specs
-    from compressor.teacher_loading import random_inputs
-    from compressor.unfolding import channel_axis
-
-    found: dict[str, _Sizes] = {}
-    probe = tuple(torch.from_numpy(array) for array in random_inputs(input_specs(student), PROBE_SIZE).values())
-    rate = 1.0 if sample_rate is None else sample_rate / feed(student, probe)[0].numel()
-
-    def measurer(name: str) -> Hook:
-        def measure(module: Any, read: tuple[Tensor, ...], output: Tensor) -> None:
-            axis = channel_axis(module)
-            found[name] = _Sizes(*(rate * value.numel() / value.shape[axis] for value in (read[0], output)))
-
-        return measure
-
-    observe(student, {name: measurer(name) for name in layers}, [probe])
-    return found

@@ -10,6 +10,7 @@ of the weights after the root of the channels' covariance, and the kernel then f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,47 +31,69 @@ class LowRankFactors:
     """The filters they stand for, (in, taps, out)."""
 
 
-def kernel_first(filters: Tensor, moment: Tensor | None, rank: int) -> LowRankFactors:
-    """Return the best factors with the narrow place behind the kernel.
+class LayerFactors:
+    """The factors of one layer for every rank; what does not depend on the rank is computed once.
 
     Args:
         filters: the dense weights, (in, taps, out), float64.
         moment: of what the layer reads, (in * taps, in * taps); None keeps the weights instead.
-        rank: channels of the narrow place.
     """
-    dense = filters.flatten(0, 1)
-    put_out = dense.T @ dense if moment is None else dense.T @ moment @ dense
-    components = torch.linalg.eigh(put_out).eigenvectors.flip(1)[:, :rank]
-    first, second = dense @ components, components.T
-    return LowRankFactors(first, second, (first @ second).reshape(filters.shape))
 
+    def __init__(self, filters: Tensor, moment: Tensor | None) -> None:
+        self.filters = filters
+        self.moment = moment
 
-def mixing_first(filters: Tensor, moment: Tensor | None, rank: int) -> LowRankFactors:
-    """Return good factors with the narrow place before the kernel; see `kernel_first` for the arguments.
+    def kernel_first(self, rank: int) -> LowRankFactors:
+        """Return the best factors with `rank` channels behind the kernel."""
+        components = self._components[:, :rank]
+        first, second = self.filters.flatten(0, 1) @ components, components.T
+        return LowRankFactors(first, second, (first @ second).reshape(self.filters.shape))
 
-    The kernel is the best one for its mixing of channels, and without `moment` the mixing is the best one too.
-    """
-    inputs, taps = filters.shape[:2]
-    wide = filters.flatten(1)
-    by_channel = None if moment is None else moment.reshape(inputs, taps, inputs, taps).diagonal(dim1=1, dim2=3).mean(2)
-    root = torch.eye(inputs, dtype=wide.dtype) if by_channel is None else _root(by_channel)
-    left = torch.linalg.eigh(root @ (wide @ wide.T) @ root).eigenvectors.flip(1)[:, :rank]
-    # The span that S^-1/2 takes these vectors to, without an inverse.
-    mixing = torch.linalg.qr(wide @ (wide.T @ (root @ left))).Q
-    kernel = torch.einsum("cr,cto->rto", mixing, filters)
-    if moment is not None:
-        kernel = _best_kernel(mixing, filters, moment, kernel)
-    return LowRankFactors(mixing, kernel.flatten(0, 1), torch.einsum("cr,rto->cto", mixing, kernel))
+    def mixing_first(self, rank: int) -> LowRankFactors:
+        """Return good factors with `rank` channels before the kernel.
 
+        The kernel is the best one for its mixing of channels, and without `moment` the mixing is the best one too.
+        """
+        mixing = self._mixing[:, :rank]
+        kernel = torch.einsum("cr,cto->rto", mixing, self.filters)
+        if self.moment is not None:
+            kernel = _best_kernel(mixing, self.filters, self.moment, kernel)
+        return LowRankFactors(mixing, kernel.flatten(0, 1), torch.einsum("cr,rto->cto", mixing, kernel))
 
-def lost_energy(filters: Tensor, found: LowRankFactors, moment: Tensor | None) -> float:
-    """Return the energy of the error as a share: of the output's, or of the filters' without `moment`."""
+    def lost_energy(self, found: LowRankFactors) -> float:
+        """Return the energy of the error as a share: of the output's, or of the filters' without `moment`."""
+        lost = self._energy(self.filters - found.product)
+        return float((lost / self._whole.clamp_min(1e-300)).clamp(0.0, 1.0))
 
-    def energy(values: Tensor) -> Tensor:
+    @cached_property
+    def _whole(self) -> Tensor:
+        return self._energy(self.filters)
+
+    def _energy(self, values: Tensor) -> Tensor:
         rows = values.flatten(0, 1)
-        return (rows * (rows if moment is None else moment @ rows)).sum()
+        return (rows * (rows if self.moment is None else self.moment @ rows)).sum()
 
-    return float((energy(filters - found.product) / energy(filters).clamp_min(1e-300)).clamp(0.0, 1.0))
+    @cached_property
+    def _components(self) -> Tensor:
+        """The principal components of the output, the largest first: (out, out)."""
+        dense = self.filters.flatten(0, 1)
+        put_out = dense.T @ dense if self.moment is None else dense.T @ self.moment @ dense
+        components: Tensor = torch.linalg.eigh(put_out).eigenvectors.flip(1)
+        return components
+
+    @cached_property
+    def _mixing(self) -> Tensor:
+        """Directions of the input channels, orthonormal, the most telling first: (in, in)."""
+        inputs, taps = self.filters.shape[:2]
+        wide = self.filters.flatten(1)
+        if self.moment is None:
+            root = torch.eye(inputs, dtype=wide.dtype)
+        else:
+            root = _root(self.moment.reshape(inputs, taps, inputs, taps).diagonal(dim1=1, dim2=3).mean(2))
+        left = torch.linalg.eigh(root @ (wide @ wide.T) @ root).eigenvectors.flip(1)
+        # The span that S^-1/2 takes these vectors to, without an inverse; the first of it is spanned by its first.
+        mixing: Tensor = torch.linalg.qr(wide @ (wide.T @ (root @ left))).Q
+        return mixing
 
 
 def _best_kernel(mixing: Tensor, filters: Tensor, moment: Tensor, prior: Tensor) -> Tensor:

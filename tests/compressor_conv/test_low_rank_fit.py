@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compressor_conv.low_rank import Shape, low_rank
+from compressor_conv.layer_shape import Shape
+from compressor_conv.low_rank import low_rank
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
