@@ -3,8 +3,8 @@
     python -m benchmarks.scaling
     python -m benchmarks.scaling --only resnet-50
 
-Teachers are built here with random weights: an NSF-HiFiGAN of 14 M parameters (openvpi's widths; its source has no
-noise and no random phase), the ResNet-50 of the onnx package, and vocoders of growing depth. One budget of 30 % of the
+Teachers are built here with random weights: a vocoder of 14 M parameters (NSF-HiFiGAN's widths, kernels and rates,
+without its source), the ResNet-50 of the onnx package, and vocoders of growing depth. One budget of 30 % of the
 parameters and of the MACs is spent by all strategies that can. What is worth reading is time, memory, and that it
 works; random weights are the hardest there are to factorise, so their drift is a worst case.
 """
@@ -96,10 +96,7 @@ class NoisePlugin:
 
 
 class Vocoder(nn.Module):
-    """HiFi-GAN (arXiv 2010.05646): mel (1, n_mels, frames) -> audio (1, 1, samples).
-
-    With `source`, a sine that follows f0 (1, frames), in Hz, is added at each stage as in NSF-HiFiGAN.
-    """
+    """HiFi-GAN (arXiv 2010.05646): mel (1, n_mels, frames) -> audio (1, 1, samples)."""
 
     def __init__(
         self,
@@ -107,22 +104,13 @@ class Vocoder(nn.Module):
         width: int,
         rates: Sequence[tuple[int, int]],
         dilations: Sequence[int] = (1, 3, 5),
-        *,
-        source: bool = False,
     ) -> None:
         super().__init__()
         widths = [width >> stage for stage in range(len(rates) + 1)]
-        self.hop = int(np.prod([rate for rate, _ in rates]))
         self.conv_pre = nn.Conv1d(n_mels, width, 7, padding=3)
         self.ups = nn.ModuleList(
             nn.ConvTranspose1d(before, after, kernel, rate, (kernel - rate) // 2)
             for before, after, (rate, kernel) in zip(widths[:-1], widths[1:], rates, strict=True)
-        )
-        steps = [int(np.prod([rate for rate, _ in rates[stage + 1 :]])) for stage in range(len(rates))]
-        self.noise_convs = nn.ModuleList(
-            nn.Conv1d(1, channels, 2 * step if step > 1 else 1, step, step // 2)
-            for channels, step in zip(widths[1:], steps, strict=True)
-            if source
         )
         self.branches = nn.ModuleList(
             nn.ModuleList(nn.ModuleList(_unit(channels, kernel, step) for step in dilations) for kernel in (3, 7, 11))
@@ -130,20 +118,12 @@ class Vocoder(nn.Module):
         )
         self.conv_post = nn.Conv1d(widths[-1], 1, 7, padding=3)
 
-    def forward(self, mel: Tensor, f0: Tensor | None = None) -> Tensor:
+    def forward(self, mel: Tensor) -> Tensor:
         """Return audio."""
         x = self.conv_pre(mel)
-        source = None if f0 is None else self._source(f0)
         for stage, up in enumerate(self.ups):
-            x = up(functional.leaky_relu(x, 0.1))
-            if source is not None:
-                x = x + self.noise_convs[stage](source)
-            x = self._fused(x, stage)
+            x = self._fused(up(functional.leaky_relu(x, 0.1)), stage)
         return torch.tanh(self.conv_post(functional.leaky_relu(x)))
-
-    def _source(self, f0: Tensor) -> Tensor:
-        turns = functional.interpolate(f0[:, None] / 44100, scale_factor=float(self.hop)).cumsum(2)
-        return torch.sin(2 * torch.pi * turns)
 
     def _fused(self, x: Tensor, stage: int) -> Tensor:
         summed: list[Tensor] = []
@@ -167,21 +147,18 @@ def vocoder(path: Path, model: Vocoder) -> str:
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.6 / float(parameter[0].numel()) ** 0.5)
-    given = {"mel": torch.zeros(1, model.conv_pre.in_channels, 24)}
-    if len(model.noise_convs):
-        given["f0"] = torch.full((1, 24), 220.0)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model.eval(),
-            tuple(given.values()),
+            (torch.zeros(1, model.conv_pre.in_channels, 24),),
             buffer,  # type: ignore[arg-type]  # the tracing exporter takes files too
             dynamo=False,
             opset_version=17,
-            input_names=list(given),
+            input_names=["mel"],
             output_names=["audio"],
-            dynamic_axes={"mel": {2: "frames"}, "f0": {1: "frames"}, "audio": {2: "samples"}},
+            dynamic_axes={"mel": {2: "frames"}, "audio": {2: "samples"}},
         )
     path.write_bytes(buffer.getvalue())
     return str(path)
@@ -216,9 +193,9 @@ def teacher(name: str, folder: Path) -> tuple[str, list[Any], int]:
     path = folder / f"{name}.onnx"
     if name == "resnet-50":
         return resnet50(path), CLASSIFIER_STAGES, 1
-    if name == "nsf-hifigan-14m":
+    if name == "hifigan-14m":
         rates = ((8, 16), (8, 16), (2, 4), (2, 4), (2, 4))
-        return vocoder(path, Vocoder(128, 512, rates, source=True)), VOCODER_STAGES, 48
+        return vocoder(path, Vocoder(128, 512, rates)), VOCODER_STAGES, 48
     units = int(name.removeprefix("depth-"))
     dilations = [(1, 3, 5)[unit % 3] for unit in range(units)]
     return vocoder(path, Vocoder(16, 32, ((4, 8), (4, 8)), dilations)), VOCODER_STAGES, 64
@@ -254,7 +231,7 @@ def one_line(name: str) -> list[str]:
 def main() -> None:
     """Print a line as soon as it is known, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["depth-2", "depth-8", "depth-32", "depth-64", "resnet-50", "nsf-hifigan-14m"]
+    names = ["depth-2", "depth-8", "depth-32", "depth-64", "resnet-50", "hifigan-14m"]
     parser.add_argument("--only", nargs="*", help=f"of {', '.join(names)}, or depth-N")
     rows: list[list[str]] = []
     for name in parser.parse_args().only or names:
