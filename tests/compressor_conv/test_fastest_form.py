@@ -9,6 +9,7 @@ from compressor_conv.blocked_layout import block
 from compressor_conv.fastest_form import AS_IT_IS, FastestExactForm
 from compressor_conv.transposed import TransposedToStandardConv
 from compressor_conv.two_dimensional import Conv1dToConv2d
+from compressor_conv.winograd import WinogradConv
 from torch import nn
 from torch.fx import GraphModule
 
@@ -19,35 +20,44 @@ from compressor.teacher_loading import Teacher
 from compressor.verification import check_stage
 from tests.small_graphs import traced
 
-FORMS = [AS_IT_IS, "two-dimensional", "two-dimensional, polyphase", "two-dimensional, polyphase, blocked"]
+FORMS = [
+    AS_IT_IS,
+    "two-dimensional",
+    "two-dimensional, polyphase",
+    "two-dimensional, polyphase, blocked",
+    "two-dimensional, polyphase, Winograd",
+]
 
 
 def keep(monkeypatch: pytest.MonkeyPatch, position: int) -> None:
     """Let the clock find the form at a position the fastest."""
 
     def timed(models: Sequence[object], _: int, runs: int) -> list[tuple[float, ...]]:
+        if len(models) < len(FORMS):
+            # The two forms of a kind of layer.
+            return [(0.02,) * runs, (0.01,) * runs]
         return [((0.01 if at == position else 0.02),) * runs for at in range(len(models))]
 
     monkeypatch.setattr("compressor.timing.time_in_turn", timed)
 
 
-@pytest.mark.parametrize("position", range(4))
+@pytest.mark.parametrize("position", range(5))
 def test_the_fastest_form_is_kept_and_computes_the_same(
     position: int, tiny_teacher: Teacher, tiny_context: StageContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(monkeypatch, position)
     outcome = FastestExactForm(size=20, runs=1).apply(copy_graph(tiny_teacher.graph), tiny_context)
     assert [finding.values["form"] for finding in outcome.findings] == FORMS
-    assert [finding.values["kept"] for finding in outcome.findings] == [at == position for at in range(4)]
+    assert [finding.values["kept"] for finding in outcome.findings] == [at == position for at in range(5)]
     check_stage("fastest", tiny_teacher.graph, outcome.student, input_specs(tiny_teacher.graph))
-    kinds = [nn.Conv1d, nn.ConvTranspose2d, nn.Conv2d, nn.Conv2d]
+    kinds = [nn.Conv1d, nn.ConvTranspose2d, nn.Conv2d, nn.Conv2d, WinogradConv]
     assert list(module_nodes(outcome.student, kinds[position]))
 
 
 def test_forms_are_timed_for_real(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
     outcome = FastestExactForm(size=20, runs=2).apply(copy_graph(tiny_teacher.graph), tiny_context)
     times = [finding.values["latency_ms"] for finding in outcome.findings]
-    assert len(times) == 4
+    assert len(times) == 5
     assert all(value > 0 for value in times)
     (kept,) = [finding for finding in outcome.findings if finding.values["kept"]]
     assert kept.values["latency_ms"] == min(times)
