@@ -24,6 +24,8 @@ class DataContext:
     seed: int
     cache_dir: Path
     reporter: Reporter
+    teacher: str = ""
+    """Where the teacher is: what it lies beside may say what it takes."""
 
 
 class DataSource(BaseModel, ABC):

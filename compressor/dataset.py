@@ -34,3 +34,5 @@ class Dataset:
     """Output samples per second, where the output is a signal."""
     findings: tuple[str, ...] = field(default=())
     """What the user should know: files skipped and why."""
+    origin: Sample | None = None
+    """Where samples are a region's: the whole model's that the first to validate was made from."""

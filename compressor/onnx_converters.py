@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from onnx2torch.node_converters import registry
 
 from compressor.hookspecs import Converter, Converters
+
+ORIGINAL: Converters = MappingProxyType(
+    {
+        (description.operation_type, description.version): converter
+        for description, converter in registry._CONVERTER_REGISTRY.items()
+        if not description.domain
+    }
+)
+"""onnx2torch's own, whatever plugins offer; a converter may hand a node on to one of these."""
 
 
 @contextmanager

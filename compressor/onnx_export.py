@@ -28,8 +28,13 @@ OPSETS = range(13, 21)
 """Opsets that torch's exporter writes and in which a `Conv` means the same as today."""
 
 
-def export_onnx(graph: GraphModule, opset: int = 17, metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return the graph as ONNX.
+def export_onnx(
+    graph: GraphModule,
+    opset: int = 17,
+    metadata: Mapping[str, str] | None = None,
+    example: tuple[torch.Tensor, ...] = (),
+) -> bytes:
+    """Return the graph as ONNX, traced on `example`, on zeros if there is none.
 
     The tracing exporter is taken on purpose: it writes the same graph ten times faster than the newer one, and it
     runs after each stage.
@@ -44,7 +49,7 @@ def export_onnx(graph: GraphModule, opset: int = 17, metadata: Mapping[str, str]
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 copy_graph(graph).cpu().float().eval(),
-                _example(input_specs(graph)),
+                example or _example(input_specs(graph)),
                 buffer,  # type: ignore[arg-type]  # the tracing exporter takes files too
                 dynamo=False,
                 opset_version=min(max(opset, OPSETS.start), OPSETS.stop - 1),

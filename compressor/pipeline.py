@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,11 +30,16 @@ from compressor.report import AllocationRecord, CurvePoint, Measurement, Report,
 from compressor.report_building import Outcome, build_report, student_metadata
 from compressor.run_folder import RunFolder
 from compressor.stage_running import Workbench, run_stage
-from compressor.teacher_loading import Teacher, load_teacher
+from compressor.teacher_loading import Teacher, load_teacher, random_inputs
 from compressor.verification import check_export
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
+
+    from compressor.whole_model import WholeModel
+
+PROBE_SIZE = 32
+"""Size of dynamic axes where no data says what inputs look like."""
 
 
 def default_cache_dir() -> Path:
@@ -82,7 +87,7 @@ def run(
     begun = time.monotonic()
     telling = RecordingReporter(reporter or SilentReporter())
     check_device(settings.device)
-    teacher = load_teacher(plan.recipe.teacher, plan.converters)
+    teacher = load_teacher(plan.recipe.teacher.onnx, plan.converters, plan.recipe.teacher.region)
     folder = RunFolder(settings.out, _identity(plan, teacher), resume=settings.resume)
     bench, measured = prepare(plan, teacher, settings, telling)
     line = StageLine(plan, bench, announce)
@@ -99,12 +104,31 @@ def run(
             checks=check_export(content, line.student),
             samples=listening_samples(folder, bench.measured(line.student), before_training),
         )
+        if teacher.whole is not None:
+            folder.write("student_region.onnx", content)
+            content = in_its_place(teacher.whole, bench, line.student, content, student_metadata(plan, teacher))
         write_student(folder, line.student, content)
         report = build_report(plan, settings.name, bench, measured, outcome, time.monotonic() - begun)
         folder.write("run.log", "\n".join([*telling.lines, ""]).encode())
         write_report(folder, report)
         folder.finish()
     return RunResult(report, line.student, settings.out)
+
+
+def in_its_place(
+    whole: WholeModel, bench: Workbench, student: GraphModule, content: bytes, metadata: Mapping[str, str]
+) -> bytes:
+    """Return the whole model with the student in its region, checked on one of the model's own inputs.
+
+    Raises:
+        VerificationError: there the student does not compute what it computes by itself.
+    """
+    complete = whole.with_student(content, metadata)
+    origin = bench.data.origin if bench.data else None
+    inputs = origin.inputs if origin else random_inputs(whole.inputs, PROBE_SIZE)
+    worst = whole.check(complete, student, inputs)
+    bench.reporter.say(f"in its place in the whole model the student equals itself: {worst:.1e} of the largest value")
+    return complete
 
 
 def check_device(device: str) -> None:
@@ -191,8 +215,11 @@ def prepare(
 def _load_data(plan: Plan, teacher: Teacher, settings: RunSettings, reporter: Reporter) -> Dataset | None:
     if plan.data is None:
         return None
-    context = DataContext(teacher.inputs, teacher.outputs, plan.recipe.seed, settings.cache_dir, reporter)
+    about = teacher.whole or teacher
+    context = DataContext(about.inputs, about.outputs, plan.recipe.seed, settings.cache_dir, reporter, teacher.source)
     data = plan.data.load(context)
+    if teacher.whole is not None:
+        data = teacher.whole.recorded(data, plan.recipe.seed)
     reporter.say(f"data: {data.description}")
     for finding in data.findings:
         reporter.say(f"  {finding}")

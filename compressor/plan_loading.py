@@ -38,7 +38,8 @@ def load_plan(
     changes = list(overrides)
     if teacher is not None:
         # Another teacher has another licence: the recipe's word for it no longer holds.
-        changes += [f"teacher={json.dumps(str(teacher))}", "licence=''"]
+        part = read_leniently(recipe, changes).recipe.teacher.region is not None
+        changes += [f"teacher{'.onnx' if part else ''}={json.dumps(str(teacher))}", "licence=''"]
     document = read_leniently(recipe, changes)
     if data is not None:
         source = _folder_source(installed, str(data), document.recipe.data)

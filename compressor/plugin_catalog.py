@@ -39,6 +39,9 @@ class Origin:
         return f"plugin '{self.plugin}' ({package or 'given in code'})"
 
 
+DISTRIBUTION = "onnx-student-compressor"
+
+
 @dataclass(frozen=True)
 class PluginFailure:
     """A plugin that did not load: what it would have offered is missing, all else works."""
@@ -183,9 +186,11 @@ class _Collector:
 
     def converters(self) -> Mapping[tuple[str, int], Converter]:
         found: dict[tuple[str, int], Converter] = {}
-        for origin, offered in self.offers("compressor_onnx_converters"):
+        # Ours first: whoever installs another converter wants that one.
+        for origin, offered in sorted(self.offers("compressor_onnx_converters"), key=lambda offer: not _ours(offer[0])):
             for (operator, version), converter in dict(offered).items():
-                self.claim("onnx_converters", f"{operator}-{version}", origin)
+                if not _ours(origin):
+                    self.claim("onnx_converters", f"{operator}-{version}", origin)
                 found[operator, version] = converter
         return MappingProxyType(found)
 
@@ -230,6 +235,11 @@ def _origin(entry_point: importlib.metadata.EntryPoint) -> Origin:
     if distribution is None:
         return Origin(entry_point.name, "an unknown distribution")
     return Origin(entry_point.name, distribution.name, distribution.version)
+
+
+def _ours(origin: Origin) -> bool:
+    """Say whether a plugin came with this package."""
+    return origin.distribution == DISTRIBUTION
 
 
 def _reason(error: BaseException) -> str:

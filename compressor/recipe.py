@@ -75,12 +75,43 @@ def _named(value: object) -> object:
 NamedOptions = Annotated[Named, BeforeValidator(_named)]
 
 
+class RegionNames(BaseModel):
+    """A part of a model, by the names of the tensors at its border; `*` and `?` as in a shell."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inputs: tuple[str, ...] = Field(min_length=1, description="tensors that enter the region")
+    outputs: tuple[str, ...] = Field(min_length=1, description="tensors that leave it")
+
+
+class TeacherSource(BaseModel):
+    """A model to compress, or the part of one; in YAML its path, or `{onnx: PATH, region: {…}}`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    onnx: str = Field(description="path of an ONNX file, or package://IMPORT_NAME/PATH inside an installed package")
+    region: RegionNames | None = Field(default=None, description="the part to compress; all of it if left out")
+
+    @model_serializer
+    def _as_written(self) -> str | dict[str, Any]:
+        if self.region is None:
+            return self.onnx
+        return {"onnx": self.onnx, "region": self.region.model_dump(mode="json")}
+
+
+def _teacher(value: object) -> object:
+    return {"onnx": value} if isinstance(value, str) else value
+
+
 class Recipe(BaseModel):
     """A whole compression: which teacher, what budget, which data, which strategies in which order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    teacher: str = Field(description="path of an ONNX file, or package://IMPORT_NAME/PATH inside an installed package")
+    teacher: Annotated[TeacherSource, BeforeValidator(_teacher)] = Field(
+        description="path of an ONNX file, or package://IMPORT_NAME/PATH inside an installed package; or "
+        "{onnx: PATH, region: {inputs: […], outputs: […]}}, to compress a part of it"
+    )
     licence: str = Field(
         default="", description="the teacher's licence, repeated in the report: a student derives from it"
     )

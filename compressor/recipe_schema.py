@@ -13,8 +13,26 @@ from compressor.plugin_catalog import Catalog
 from compressor.recipe import Recipe
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_NAMES: Final[Mapping[str, Any]] = MappingProxyType({"type": "array", "minItems": 1, "items": {"type": "string"}})
+_PART: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "type": "object",
+        "properties": {
+            "onnx": {"type": "string"},
+            "region": {
+                "type": "object",
+                "properties": {"inputs": dict(_NAMES), "outputs": dict(_NAMES)},
+                "required": ["inputs", "outputs"],
+                "additionalProperties": False,
+            },
+        },
+        "required": ["onnx"],
+        "additionalProperties": False,
+    }
+)
 _SHAPES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
+        "teacher": {"anyOf": [{"type": "string"}, dict(_PART)]},
         "data": {"$ref": "#/$defs/data_sources"},
         "stages": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/strategies"}},
         "metrics": {"type": "array", "items": {"$ref": "#/$defs/metrics"}},

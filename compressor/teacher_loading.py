@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,20 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import onnxruntime
-import onnxslim
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
-from onnx2torch import convert
-from onnx2torch.node_converters.registry import get_converter
 
 from compressor.errors import TeacherError
 from compressor.graph_editing import placeholders, run_graph
 from compressor.graph_normalising import normalise
 from compressor.hookspecs import Converters
-from compressor.onnx_converters import additional_converters
+from compressor.onnx_conversion import convert_model, newest_opset
 from compressor.package_files import resolve_package_path
+from compressor.recipe import RegionNames
+from compressor.region import cut_out, resolve
 from compressor.tensor_spec import TensorSpec
+from compressor.whole_model import WholeModel
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -53,41 +51,60 @@ class Teacher:
     operators: Mapping[str, int]
     metadata: Mapping[str, str]
     """The file's own metadata properties, such as a licence."""
+    whole: WholeModel | None = None
+    """The model around it, where the teacher is a region of one; `content` is the region by itself then."""
 
     @property
     def sha256(self) -> str:
-        """Hash of the ONNX file."""
+        """Hash of the ONNX file; where the teacher is a region, of the region by itself."""
         return hashlib.sha256(self.content).hexdigest()
 
 
-def load_teacher(source: str | Path, converters: Converters = MappingProxyType({})) -> Teacher:
+def load_teacher(
+    source: str | Path, converters: Converters = MappingProxyType({}), region: RegionNames | None = None
+) -> Teacher:
     """Load an ONNX file, or `package://IMPORT_NAME/PATH`, and compare it with onnxruntime.
 
-    `converters` are for operators that onnx2torch lacks; plugins offer them, see `Catalog.converters`.
+    `converters` are for operators that onnx2torch lacks; plugins offer them, see `Catalog.converters`. With a `region`
+    the teacher is that part of the model alone.
 
     Raises:
         TeacherError: no such file, not an ONNX model, operators without a torch form, or other numbers than
             onnxruntime's.
     """
-    content = _read(source)
-    model = _parse(str(source), content)
-    with additional_converters(converters):
-        converted, graph = _converted(str(source), model)
-    inputs, outputs = _specs(model.graph, initial=True), _specs(model.graph, initial=False)
-    _attach_specs(graph, inputs, outputs)
-    _tie_shared_weights(graph, converted)
+    content = read_bytes(source)
+    model = parse_model(str(source), content)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    whole = None
+    if region is not None:
+        whole = _around(str(source), model, content, region)
+        model = cut_out(model, whole.region)
+        content = model.SerializeToString()
+    graph = convert_model(str(source), model, converters)
+    inputs, outputs = model_specs(model.graph, initial=True), model_specs(model.graph, initial=False)
+    attach_specs(graph, inputs, outputs)
     teacher = Teacher(
         graph=normalise(graph).eval(),
         source=str(source),
         content=content,
-        opset=_opset(model),
+        opset=newest_opset(model),
         inputs=inputs,
         outputs=outputs,
         operators=Counter(node.op_type for node in model.graph.node),
-        metadata={entry.key: entry.value for entry in model.metadata_props},
+        metadata=metadata,
+        whole=whole,
     )
     compare_with_onnxruntime(teacher)
     return teacher
+
+
+def _around(source: str, model: onnx.ModelProto, content: bytes, names: RegionNames) -> WholeModel:
+    return WholeModel(
+        content=content,
+        region=resolve(source, model, names.inputs, names.outputs),
+        inputs=model_specs(model.graph, initial=True),
+        outputs=model_specs(model.graph, initial=False),
+    )
 
 
 def read_model(source: str | Path) -> tuple[bytes, tuple[TensorSpec, ...]]:
@@ -96,8 +113,8 @@ def read_model(source: str | Path) -> tuple[bytes, tuple[TensorSpec, ...]]:
     Raises:
         TeacherError: no such file, or not an ONNX model.
     """
-    content = _read(source)
-    return content, _specs(_parse(str(source), content).graph, initial=True)
+    content = read_bytes(source)
+    return content, model_specs(parse_model(str(source), content).graph, initial=True)
 
 
 def random_inputs(inputs: tuple[TensorSpec, ...], size: int, seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -161,7 +178,12 @@ def _refuse_difference(source: str, size: int, expected: list[NDArray[Any]], fou
             )
 
 
-def _read(source: str | Path) -> bytes:
+def read_bytes(source: str | Path) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        TeacherError: no such file, or it cannot be read.
+    """
     path = resolve_package_path(str(source)) if str(source).startswith("package://") else Path(source)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -172,7 +194,12 @@ def _read(source: str | Path) -> bytes:
         raise TeacherError(f"{source}: cannot be read: {error.strerror}") from error
 
 
-def _parse(source: str, content: bytes) -> onnx.ModelProto:
+def parse_model(source: str, content: bytes) -> onnx.ModelProto:
+    """Return a file's content as a checked model.
+
+    Raises:
+        TeacherError: it is none, or not a whole one.
+    """
     try:
         model = onnx.load_model_from_string(content)
         onnx.checker.check_model(model)
@@ -185,67 +212,8 @@ def _parse(source: str, content: bytes) -> onnx.ModelProto:
     return model
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-
-
-def _converted(source: str, model: onnx.ModelProto) -> tuple[onnx.ModelProto, GraphModule]:
-    """Convert a model as it is or, where onnx2torch cannot, with its constants folded: weights may be computed ones.
-
-    Returns the model that was converted, too.
-    """
-    try:
-        return model, _convert(source, model)
-    except TeacherError as reason:
-        folded = _folded(model)
-        try:
-            return folded, _convert(source, folded)
-        except TeacherError:
-            # What is wrong is told in terms of the user's file.
-            raise reason from None
-
-
-def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    try:
-        folded: onnx.ModelProto = onnxslim.slim(copy)
-    except Exception:  # What is odd about the model is better told by the one that converts it.
-        return model
-    return folded
-
-
-def _refuse_unsupported(source: str, model: onnx.ModelProto) -> None:
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    missing: dict[str, str] = {}
-    for node in model.graph.node:
-        try:
-            get_converter(node.op_type, versions.get(node.domain, 1), node.domain)
-        except NotImplementedError:
-            missing.setdefault(f"{node.domain or 'ai.onnx'}.{node.op_type}", node.name or node.output[0])
-    if missing:
-        listed = "\n  ".join(f"{operator} (first at '{place}')" for operator, place in sorted(missing.items()))
-        raise TeacherError(
-            f"{source}: onnx2torch has no converter at opset {_opset(model)} for:\n  {listed}\n"
-            "Export the model with opset 17 or lower and without these operators, or install a plugin that "
-            "offers converters (hook compressor_onnx_converters)."
-        )
-
-
-def _convert(source: str, model: onnx.ModelProto) -> GraphModule:
-    # onnx2torch warns through the root logger about what it then does right.
-    logging.getLogger("onnx2torch").setLevel(logging.ERROR)
-    _refuse_unsupported(source, model)
-    try:
-        graph: GraphModule = convert(model, attach_onnx_mapping=False)
-    except Exception as error:
-        raise TeacherError(
-            f"{source}: onnx2torch cannot convert it, nor with its constants folded: {type(error).__name__}: {error}"
-        ) from error
-    return graph
-
-
-def _specs(graph: onnx.GraphProto, *, initial: bool) -> tuple[TensorSpec, ...]:
+def model_specs(graph: onnx.GraphProto, *, initial: bool) -> tuple[TensorSpec, ...]:
+    """Return the specs of a model's inputs (those that are no weights), or of its outputs."""
     weights = {tensor.name for tensor in graph.initializer}
     values = [value for value in (graph.input if initial else graph.output) if value.name not in weights]
     return tuple(
@@ -261,22 +229,8 @@ def _specs(graph: onnx.GraphProto, *, initial: bool) -> tuple[TensorSpec, ...]:
     )
 
 
-def _attach_specs(graph: GraphModule, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+def attach_specs(graph: GraphModule, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    """Note on a graph what its inputs and outputs are called and how large they are."""
     for node, spec in zip(placeholders(graph), inputs, strict=True):
         node.meta["tensor_spec"] = spec
     next(node for node in graph.graph.nodes if node.op == "output").meta["tensor_specs"] = outputs
-
-
-def _tie_shared_weights(graph: GraphModule, model: onnx.ModelProto) -> None:
-    """Make an initializer that several nodes use one parameter again: onnx2torch copies it for each."""
-    uses = Counter(name for node in model.graph.node for name in node.input)
-    shared = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer if uses[tensor.name] > 1]
-    for array in shared:
-        owners = [
-            (module, name)
-            for module in graph.modules()
-            for name, weight in module.named_parameters(recurse=False)
-            if weight.shape == array.shape and np.array_equal(weight.detach().numpy(), array)
-        ]
-        for module, name in owners[1:]:
-            setattr(module, name, getattr(*owners[0]))

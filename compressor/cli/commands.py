@@ -107,6 +107,24 @@ def inspect(teacher: str, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("model", metavar="MODEL.onnx")
+@AS_JSON
+def doctor(model: str, as_json: bool) -> None:
+    """Say what MODEL.onnx is, whether it can be compressed, which parts of it could, and what a first recipe would be.
+
+    The exit code is 0 where `compress run` would load it.
+
+    \b
+    Examples:
+      compress doctor my_voice.onnx
+      compress doctor my_voice.onnx --json
+    """
+    from compressor.cli.examining import show_diagnosis
+
+    raise SystemExit(show_diagnosis(model, as_json=as_json))
+
+
+@main.command()
 @AS_JSON
 def plugins(as_json: bool) -> None:
     """List the installed strategies, metrics, losses and data sources, and where they come from."""

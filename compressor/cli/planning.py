@@ -29,7 +29,10 @@ def show_plan(recipe: Path, teacher: str | None, data: str | None, overrides: Se
     with tempfile.TemporaryDirectory() as nowhere:
         settings = RunSettings(out=Path(nowhere) / "run", name=recipe.stem)
         bench, measured = prepare(
-            structural, load_teacher(planned.recipe.teacher, planned.converters), settings, ConsoleReporter()
+            structural,
+            load_teacher(planned.recipe.teacher.onnx, planned.converters, planned.recipe.teacher.region),
+            settings,
+            ConsoleReporter(),
         )
         line = StageLine(structural, bench, lambda _: None)
         line.run_to(len(structural.stages), None)

@@ -11,6 +11,7 @@ from compressor.metric import Metric
 from compressor_audio.losses import MelL1, MultiResolutionStft, WaveformL1
 from compressor_audio.metrics import MelDistance, MultiResolutionStftDistance
 from compressor_audio.perceptual_metrics import PesqWideband, Stoi
+from compressor_audio.piper_phonemes import PiperPhonemes
 from compressor_audio.piper_speech import PiperSpeech
 from compressor_audio.speech_folder import SpeechFolder
 
@@ -30,4 +31,4 @@ def compressor_metrics() -> Sequence[type[Metric]]:
 @hookimpl
 def compressor_data_sources() -> Sequence[type[DataSource]]:
     """Offer the sources of speech."""
-    return [SpeechFolder, PiperSpeech]
+    return [SpeechFolder, PiperSpeech, PiperPhonemes]

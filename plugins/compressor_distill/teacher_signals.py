@@ -118,7 +118,7 @@ class TeacherSignals:
             return slice(start * rate, (start + segment) * rate)
 
         return _Signals(
-            tuple(value[..., start : start + segment] for value in signals.inputs),
+            tuple(value[..., part(value.shape[-1])] for value in signals.inputs),
             signals.output[..., part(signals.output.shape[-1])],
             {name: value[part(len(value))] for name, value in signals.features.items()},
             segment,

@@ -38,7 +38,7 @@ def test_a_plan_from_a_file(teacher: Path | str, tmp_path: Path) -> None:
     path.write_text(RECIPE)
     planned = compressor.load_plan(path, teacher=teacher, overrides=["seed=4"])
     assert [stage.label for stage in planned.stages] == ["transposed-to-standard-conv"]
-    assert (planned.recipe.teacher, planned.recipe.seed) == ("other.onnx", 4)
+    assert (planned.recipe.teacher.onnx, planned.recipe.seed) == ("other.onnx", 4)
 
 
 def test_another_teacher_has_another_licence(tmp_path: Path) -> None:

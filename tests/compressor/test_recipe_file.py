@@ -53,7 +53,7 @@ def message(path: Path, *overrides: str) -> str:
 
 def test_a_recipe_knows_where_its_values_stand(recipe_path: Path) -> None:
     document = read_recipe(recipe_path)
-    assert document.recipe.teacher == "vocoder.onnx"
+    assert document.recipe.teacher.onnx == "vocoder.onnx"
     assert stage_labels(document.recipe) == ("prune", "low-rank", "prune-2", "distill")
     assert document.places["budget", "parameters"] == Place("recipe.yaml", 3)
     assert document.places["stages", 1, "low-rank", "rank"] == Place("recipe.yaml", 10)

@@ -1,0 +1,136 @@
+"""From an ONNX model to a torch graph, through onnx2torch and the converters of plugins."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnxslim
+from onnx import numpy_helper
+from onnx2torch import convert
+from onnx2torch.node_converters.registry import get_converter
+
+from compressor.errors import TeacherError
+from compressor.hookspecs import Converters
+from compressor.onnx_converters import additional_converters
+from compressor.onnx_preparing import is_function, prepared
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+
+def newest_opset(model: onnx.ModelProto) -> int:
+    """Return the version of the standard operator set that a model imports; 0 if it imports none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+class Support(StrEnum):
+    """What becomes of an operator."""
+
+    CONVERTED = "converted"
+    WRITTEN_OUT = "written out as simpler operators"
+    MISSING = "missing"
+
+
+def support_of(node: onnx.NodeProto, model: onnx.ModelProto, converters: Converters) -> Support:
+    """Return what becomes of a node's operator in the version that a model imports."""
+    version = next((entry.version for entry in model.opset_import if entry.domain == node.domain), 1)
+    with additional_converters(converters):
+        if _has_converter(node, version):
+            return Support.CONVERTED
+    local = any((function.domain, function.name) == (node.domain, node.op_type) for function in model.functions)
+    return Support.WRITTEN_OUT if local or is_function(node, version) else Support.MISSING
+
+
+def convert_model(source: str, model: onnx.ModelProto, converters: Converters) -> GraphModule:
+    """Return a model's torch graph, in which a weight that several nodes share is one parameter.
+
+    Raises:
+        TeacherError: operators without a torch form, or one that cannot be converted with its options.
+    """
+    with additional_converters(converters):
+        converted, graph = _converted(source, model)
+    _tie_shared_weights(graph, converted)
+    return graph
+
+
+def _converted(source: str, model: onnx.ModelProto) -> tuple[onnx.ModelProto, GraphModule]:
+    """Convert a model as it is or, where onnx2torch cannot, with its constants folded: weights may be computed ones.
+
+    Returns the model that was converted, too.
+    """
+    plain = prepared(model, _has_converter)
+    try:
+        return plain, _convert(source, plain)
+    except TeacherError as reason:
+        folded = prepared(_folded(model), _has_converter)
+        try:
+            return folded, _convert(source, folded)
+        except TeacherError:
+            # What is wrong is told in terms of the user's file.
+            raise reason from None
+
+
+def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    try:
+        folded: onnx.ModelProto = onnxslim.slim(copy)
+    except Exception:  # What is odd about the model is better told by the one that converts it.
+        return model
+    return folded
+
+
+def _has_converter(node: onnx.NodeProto, version: int) -> bool:
+    try:
+        get_converter(node.op_type, version, node.domain)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _refuse_unsupported(source: str, model: onnx.ModelProto) -> None:
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    missing: dict[str, str] = {}
+    for node in model.graph.node:
+        if not _has_converter(node, versions.get(node.domain, 1)):
+            missing.setdefault(f"{node.domain or 'ai.onnx'}.{node.op_type}", node.name or node.output[0])
+    if missing:
+        listed = "\n  ".join(f"{operator} (first at '{place}')" for operator, place in sorted(missing.items()))
+        raise TeacherError(
+            f"{source}: onnx2torch has no converter at opset {newest_opset(model)} for:\n  {listed}\n"
+            "Export the model with opset 17 or lower and without these operators, or install a plugin that "
+            "offers converters (hook compressor_onnx_converters)."
+        )
+
+
+def _convert(source: str, model: onnx.ModelProto) -> GraphModule:
+    # onnx2torch warns through the root logger about what it then does right.
+    logging.getLogger("onnx2torch").setLevel(logging.ERROR)
+    _refuse_unsupported(source, model)
+    try:
+        graph: GraphModule = convert(model, attach_onnx_mapping=False)
+    except Exception as error:
+        raise TeacherError(
+            f"{source}: onnx2torch cannot convert it, nor with its constants folded: {type(error).__name__}: {error}"
+        ) from error
+    return graph
+
+
+def _tie_shared_weights(graph: GraphModule, model: onnx.ModelProto) -> None:
+    """Make an initializer that several nodes use one parameter again: onnx2torch copies it for each."""
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    shared = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer if uses[tensor.name] > 1]
+    for array in shared:
+        owners = [
+            (module, name)
+            for module in graph.modules()
+            for name, weight in module.named_parameters(recurse=False)
+            if weight.shape == array.shape and np.array_equal(weight.detach().numpy(), array)
+        ]
+        for module, name in owners[1:]:
+            setattr(module, name, getattr(*owners[0]))

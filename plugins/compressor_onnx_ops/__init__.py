@@ -1,0 +1,1 @@
+"""Operators of ONNX that onnx2torch lacks, in torch."""
