@@ -50,6 +50,11 @@ APART = {
     },
 }  # fmt: skip
 SUB_BYTE = {"UINT4", "INT4", "UINT2", "INT2", "FLOAT4E2M1", "FLOAT8E4M3FNUZ", "FLOAT8E5M2FNUZ", "FLOAT8E8M0"}
+NARROW_FLOATS: dict[str, tuple[torch.dtype, type[Any]]] = {
+    "bfloat16": (torch.bfloat16, np.int16),
+    "float8_e4m3fn": (torch.float8_e4m3fn, np.uint8),
+    "float8_e5m2": (torch.float8_e5m2, np.uint8),
+}
 DIED = "the process died"
 MODEL_KINDS = ("pytorch-operator", "pytorch-converted", "simple", "light")
 
@@ -134,13 +139,31 @@ def ours(model: onnx.ModelProto) -> torch.fx.GraphModule:
 def checked(case: Case, graph: torch.fx.GraphModule) -> str:
     """Return what is wrong with a graph's numbers, or nothing."""
     for inputs, expected in case.data:
-        given = tuple(torch.from_numpy(np.array(value)) for value in inputs if value is not None)
+        given = tuple(to_torch(value) for value in inputs if value is not None)
         with torch.no_grad():
             found = run_graph(graph, given)
-        problem = _differs(case, [value.numpy() for value in found], expected)
+        problem = _differs(case, [to_numpy(value) for value in found], expected)
         if problem:
             return problem
     return ""
+
+
+def to_torch(value: Any) -> torch.Tensor:
+    """Return an array as a tensor; numpy's own conversion knows no narrow floats."""
+    array = np.array(value)
+    if array.dtype.name in NARROW_FLOATS:
+        dtype, bits = NARROW_FLOATS[array.dtype.name]
+        return torch.from_numpy(array.view(bits)).view(dtype)
+    return torch.from_numpy(array)
+
+
+def to_numpy(value: torch.Tensor) -> Any:
+    """Return a tensor as an array of the type that onnx has for it."""
+    for name, (dtype, bits) in NARROW_FLOATS.items():
+        if value.dtype is dtype:
+            plain = torch.int16 if bits is np.int16 else torch.uint8
+            return value.contiguous().view(plain).numpy().view(np.dtype(name))
+    return value.numpy()
 
 
 def _differs(case: Case, found: Sequence[Any], expected: Sequence[Any]) -> str:
@@ -160,7 +183,7 @@ def _differs(case: Case, found: Sequence[Any], expected: Sequence[Any]) -> str:
 
 def round_trip(case: Case, graph: torch.fx.GraphModule) -> str:
     """Return what is wrong with the exported file's numbers in onnxruntime, or nothing."""
-    example = tuple(torch.from_numpy(np.array(value)) for value in case.data[0][0])
+    example = tuple(to_torch(value) for value in case.data[0][0] if value is not None)
     content = export_onnx(graph, newest_opset(case.model), example=example)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

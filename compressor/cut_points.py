@@ -49,12 +49,16 @@ def regions(model: onnx.ModelProto) -> tuple[RegionFact, ...]:
         own = sum(weights[name] for name in node.input if name in weights and name not in seen)
         seen.update(node.input)
         sums.append(sums[-1] + own)
-    found = [
-        RegionFact(first, last, sums[end] - sums[start], end - start)
-        for (first, start), (last, end) in combinations(cuts, 2)
-    ]
-    large = [part for part in found if part.parameters >= LEAST_SHARE * max(1, whole)]
-    return tuple(part for part in _tightest(large)[: 4 * MOST] if _closed(model, part))[:MOST]
+    best: dict[tuple[int, int], RegionFact] = {}
+    for (first, start), (last, end) in combinations(cuts, 2):
+        part = RegionFact(first, last, sums[end] - sums[start], end - start)
+        # Of parts with the same weights the one of fewest nodes.
+        known = best.setdefault((sums[start], sums[end]), part)
+        if part.nodes < known.nodes:
+            best[sums[start], sums[end]] = part
+    large = [part for part in best.values() if part.parameters >= LEAST_SHARE * max(1, whole)]
+    large.sort(key=lambda part: -part.parameters)
+    return tuple(part for part in large[: 4 * MOST] if _closed(model, part))[:MOST]
 
 
 def _closed(model: onnx.ModelProto, part: RegionFact) -> bool:
@@ -64,14 +68,6 @@ def _closed(model: onnx.ModelProto, part: RegionFact) -> bool:
     except TeacherError:
         return False
     return True
-
-
-def _tightest(parts: list[RegionFact]) -> tuple[RegionFact, ...]:
-    """Return parts by weights, of those with the same weights only the one of fewest nodes."""
-    best: dict[int, RegionFact] = {}
-    for part in sorted(parts, key=lambda part: part.nodes):
-        best.setdefault(part.parameters, part)
-    return tuple(sorted(best.values(), key=lambda part: -part.parameters))
 
 
 def _moving(graph: onnx.GraphProto) -> set[str]:
@@ -93,9 +89,9 @@ def _cuts(graph: onnx.GraphProto, moving: set[str]) -> list[tuple[str, int]]:
     alive = {value.name for value in graph.input if value.name in moving and value.name in last}
     cuts = [(next(iter(alive)), 0)] if len(alive) == 1 else []
     for at, node in enumerate(graph.node):
-        alive.update(name for name in node.output if last.get(name, -1) > at)
+        alive.update(name for name in node.output if name in moving and last.get(name, -1) > at)
         alive = {name for name in alive if last[name] > at}
-        if len(alive) == 1 and next(iter(alive)) in node.output and next(iter(alive)) in moving:
+        if len(alive) == 1 and not (cuts and cuts[-1][0] in alive):
             cuts.append((next(iter(alive)), at + 1))
     return cuts
 

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -17,10 +16,11 @@ from compressor.errors import CompressorError
 from compressor.hookspecs import Converters
 from compressor.onnx_conversion import Support, newest_opset, support_of
 from compressor.package_files import resolve_package_path
+from compressor.shared_draws import RANDOM_OPERATORS
+from compressor.sidecars import PIPER_SUFFIX, VOCODER_NAME
 from compressor.teacher_loading import load_teacher, model_specs, onnx_session, parse_model, random_inputs, read_bytes
 from compressor.tensor_spec import TensorSpec
 
-RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 HOP_SIZES = (32, 48)
 """Sizes at which a model's output length tells its samples per frame."""
@@ -67,6 +67,8 @@ class Diagnosis:
     regions: tuple[RegionFact, ...]
     licence: str
     loads: bool
+    parity: str
+    """How near torch comes to onnxruntime."""
     problem: str
     """Why `compress run` would not load it; empty where it would."""
     recipe: str
@@ -82,7 +84,7 @@ def examine(source: str, converters: Converters) -> Diagnosis:
     content = read_bytes(source)
     model = parse_model(source, content)
     inputs, outputs = model_specs(model.graph, initial=True), model_specs(model.graph, initial=False)
-    problem = _problem(source, converters)
+    parity, problem = _loaded(source, converters)
     vocoder = _vocoder(source, content, inputs, outputs)
     parts = regions(model)
     return Diagnosis(
@@ -94,7 +96,9 @@ def examine(source: str, converters: Converters) -> Diagnosis:
         inputs=inputs,
         outputs=outputs,
         operators=_operators(model, converters),
-        random_operators=tuple(node.name or node.op_type for node in model.graph.node if node.op_type in RANDOM),
+        random_operators=tuple(
+            node.name or node.op_type for node in model.graph.node if node.op_type in RANDOM_OPERATORS
+        ),
         shared_weights=_shared(model.graph),
         quantised_operators=tuple(
             node.name or node.op_type
@@ -105,17 +109,18 @@ def examine(source: str, converters: Converters) -> Diagnosis:
         regions=parts,
         licence=_licence(model),
         loads=not problem,
+        parity=parity,
         problem=problem,
         recipe=_recipe(source, vocoder, parts, inputs, loads=not problem),
     )
 
 
-def _problem(source: str, converters: Converters) -> str:
+def _loaded(source: str, converters: Converters) -> tuple[str, str]:
+    """Return how near torch comes to onnxruntime, and nothing; or nothing, and why the file does not load."""
     try:
-        load_teacher(source, converters)
+        return str(load_teacher(source, converters).parity), ""
     except CompressorError as error:
-        return str(error)
-    return ""
+        return "", str(error)
 
 
 def _size(tensor: onnx.TensorProto) -> int:
@@ -170,8 +175,8 @@ def _vocoder(
 
 def _beside(source: str) -> tuple[str, Mapping[str, Any]]:
     """Return the name and content of a description beside a model: a Piper voice's, or `vocoder.yaml`."""
-    path = resolve_package_path(source) if source.startswith("package://") else Path(source)
-    for beside in (path.with_name(f"{path.name}.json"), path.with_name("vocoder.yaml")):
+    path = resolve_package_path(source)
+    for beside in (path.with_name(f"{path.name}{PIPER_SUFFIX}"), path.with_name(VOCODER_NAME)):
         try:
             text = beside.read_text(encoding="utf-8")
             found = json.loads(text) if beside.suffix == ".json" else yaml.safe_load(text)

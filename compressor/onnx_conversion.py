@@ -13,8 +13,10 @@ import onnxslim
 from onnx import numpy_helper
 from onnx2torch import convert
 from onnx2torch.node_converters.registry import get_converter
+from torch import nn
 
 from compressor.errors import TeacherError
+from compressor.graph_editing import module_of
 from compressor.hookspecs import Converters
 from compressor.onnx_converters import additional_converters
 from compressor.onnx_preparing import is_function, prepared
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
 def newest_opset(model: onnx.ModelProto) -> int:
     """Return the version of the standard operator set that a model imports; 0 if it imports none."""
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+INITIALIZERS = "initializers"
+"""Where onnx2torch keeps the initializers that are no layer's own."""
+
+WEIGHING = {"OnnxMatMul", "OnnxGemm", "OnnxBinaryMathOperation"}
+"""onnx2torch's modules whose constants are weights."""
 
 
 class Support(StrEnum):
@@ -54,6 +63,7 @@ def convert_model(source: str, model: onnx.ModelProto, converters: Converters) -
     """
     with additional_converters(converters):
         converted, graph = _converted(source, model)
+    _make_weights_parameters(graph)
     _tie_shared_weights(graph, converted)
     return graph
 
@@ -119,6 +129,20 @@ def _convert(source: str, model: onnx.ModelProto) -> GraphModule:
             f"{source}: onnx2torch cannot convert it, nor with its constants folded: {type(error).__name__}: {error}"
         ) from error
     return graph
+
+
+def _make_weights_parameters(graph: GraphModule) -> None:
+    """Let constants that a layer's values are multiplied with or added to be trained: onnx2torch makes them buffers."""
+    for node in graph.graph.nodes:
+        path, _, name = str(node.target).rpartition(".")
+        if node.op != "get_attr" or path != INITIALIZERS:
+            continue
+        holder = graph.get_submodule(path)
+        value = getattr(holder, name)
+        users = {type(module_of(graph, user)).__name__ for user in node.users}
+        if value.is_floating_point() and value.numel() > 1 and users & WEIGHING and name in holder._buffers:
+            del holder._buffers[name]
+            holder.register_parameter(name, nn.Parameter(value))
 
 
 def _tie_shared_weights(graph: GraphModule, model: onnx.ModelProto) -> None:

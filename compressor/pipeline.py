@@ -29,6 +29,7 @@ from compressor.rehearsing import budgeted, spend_budget
 from compressor.report import AllocationRecord, CurvePoint, Measurement, Report, StageRecord
 from compressor.report_building import Outcome, build_report, student_metadata
 from compressor.run_folder import RunFolder
+from compressor.sidecars import student_sidecars
 from compressor.stage_running import Workbench, run_stage
 from compressor.teacher_loading import Teacher, load_teacher, random_inputs
 from compressor.verification import check_export
@@ -108,6 +109,8 @@ def run(
             folder.write("student_region.onnx", content)
             content = in_its_place(teacher.whole, bench, line.student, content, student_metadata(plan, teacher))
         write_student(folder, line.student, content)
+        for name, beside in student_sidecars(teacher.source, "student.onnx").items():
+            folder.write(name, beside)
         report = build_report(plan, settings.name, bench, measured, outcome, time.monotonic() - begun)
         folder.write("run.log", "\n".join([*telling.lines, ""]).encode())
         write_report(folder, report)

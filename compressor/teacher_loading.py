@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from onnx import external_data_helper
 
 from compressor.errors import TeacherError
 from compressor.graph_editing import placeholders, run_graph
@@ -24,6 +26,7 @@ from compressor.onnx_conversion import convert_model, newest_opset
 from compressor.package_files import resolve_package_path
 from compressor.recipe import RegionNames
 from compressor.region import cut_out, resolve
+from compressor.shared_draws import recorded_draws, taking_draws
 from compressor.tensor_spec import TensorSpec
 from compressor.whole_model import WholeModel
 
@@ -35,6 +38,22 @@ COMPARED_SIZES = (16, 33, 100)
 
 RELATIVE_TOLERANCE = 1e-4
 """Largest difference allowed, as a share of the output's largest magnitude (or of one, if that is larger)."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How near torch comes to onnxruntime, over all compared sizes; both compute in float32."""
+
+    sizes: tuple[int, ...]
+    absolute: float
+    """Largest difference of any output."""
+    relative: float
+    """The same as a share of the output's largest magnitude, or of one, if that is larger."""
+    snr_db: float
+    """Energy of the outputs over that of the difference, in decibels, of the size where it is least."""
+
+    def __str__(self) -> str:
+        return f"{self.absolute:.1e} apart at most, {self.relative:.1e} of the largest value, {self.snr_db:.0f} dB"
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,8 @@ class Teacher:
     operators: Mapping[str, int]
     metadata: Mapping[str, str]
     """The file's own metadata properties, such as a licence."""
+    parity: Parity | None = None
+    """How near the graph comes to the file in onnxruntime."""
     whole: WholeModel | None = None
     """The model around it, where the teacher is a region of one; `content` is the region by itself then."""
 
@@ -94,8 +115,7 @@ def load_teacher(
         metadata=metadata,
         whole=whole,
     )
-    compare_with_onnxruntime(teacher)
-    return teacher
+    return replace(teacher, parity=compare_with_onnxruntime(teacher))
 
 
 def _around(source: str, model: onnx.ModelProto, content: bytes, names: RegionNames) -> WholeModel:
@@ -143,7 +163,7 @@ def session_options(threads: int = 0) -> onnxruntime.SessionOptions:
     return options
 
 
-def compare_with_onnxruntime(teacher: Teacher) -> None:
+def compare_with_onnxruntime(teacher: Teacher) -> Parity:
     """Compare torch with onnxruntime at three sizes of the dynamic axes.
 
     Raises:
@@ -153,16 +173,39 @@ def compare_with_onnxruntime(teacher: Teacher) -> None:
         session = onnx_session(teacher.content)
     except Exception as error:
         raise TeacherError(f"{teacher.source}: onnxruntime cannot load it: {error}") from error
+    found_so_far: list[Parity] = []
     for size in COMPARED_SIZES:
         arrays = random_inputs(teacher.inputs, size)
         try:
-            expected = session.run(None, arrays)
-            with torch.no_grad():
+            with torch.no_grad(), recorded_draws(teacher.graph) as draws:
                 found = run_graph(teacher.graph, tuple(torch.from_numpy(array) for array in arrays.values()))
+            content, drawn = taking_draws(teacher.content, draws, by_name=True)
+            session = onnx_session(content) if drawn else session
+            expected = session.run(None, {**arrays, **drawn})
         except Exception as error:
             shapes = {name: array.shape for name, array in arrays.items()}
             raise TeacherError(f"{teacher.source}: cannot be run on inputs of shape {shapes}: {error}") from error
         _refuse_difference(teacher.source, size, expected, found)
+        found_so_far.append(_parity(size, expected, found))
+    return Parity(
+        sizes=COMPARED_SIZES,
+        absolute=max(each.absolute for each in found_so_far),
+        relative=max(each.relative for each in found_so_far),
+        snr_db=min(each.snr_db for each in found_so_far),
+    )
+
+
+def _parity(size: int, expected: list[NDArray[Any]], found: tuple[torch.Tensor, ...]) -> Parity:
+    absolute = relative = signal = noise = 0.0
+    for wanted, value in zip(expected, found, strict=True):
+        exact = wanted.astype(np.float64)
+        off = np.abs(value.numpy().astype(np.float64) - exact)
+        worst = float(off.max(initial=0.0))
+        absolute = max(absolute, worst)
+        relative = max(relative, worst / max(1.0, float(np.abs(exact).max(initial=0.0))))
+        signal, noise = signal + float(np.square(exact).sum()), noise + float(np.square(off).sum())
+    snr = 10 * math.log10(signal / noise) if signal and noise else math.inf
+    return Parity((size,), absolute, relative, snr)
 
 
 def _refuse_difference(source: str, size: int, expected: list[NDArray[Any]], found: tuple[torch.Tensor, ...]) -> None:
@@ -174,7 +217,7 @@ def _refuse_difference(source: str, size: int, expected: list[NDArray[Any]], fou
             raise TeacherError(
                 f"{source}: torch and onnxruntime disagree at size {size}: shapes {got.shape} and {wanted.shape}, "
                 f"largest difference {difference:.3g}, allowed {allowed:.3g}. The model uses an operator that "
-                "onnx2torch converts wrongly, or random numbers."
+                "is converted wrongly."
             )
 
 
@@ -184,14 +227,32 @@ def read_bytes(source: str | Path) -> bytes:
     Raises:
         TeacherError: no such file, or it cannot be read.
     """
-    path = resolve_package_path(str(source)) if str(source).startswith("package://") else Path(source)
+    path = resolve_package_path(str(source))
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise TeacherError(f"{source} {what}; expected an ONNX file, such as my_vocoder.onnx")
     try:
-        return path.read_bytes()
+        return _with_external_data(source, path, path.read_bytes())
     except OSError as error:
         raise TeacherError(f"{source}: cannot be read: {error.strerror}") from error
+
+
+def _with_external_data(source: str | Path, path: Path, content: bytes) -> bytes:
+    """Return a file with the weights inside that it keeps in files beside it; onnx refuses those of other folders."""
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception:  # What is wrong is told by the one who needs the model.
+        return content
+    if not any(external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
+        return content
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+        return bytes(model.SerializeToString())
+    except Exception as error:
+        raise TeacherError(
+            f"{source}: its weights lie in files beside it, which cannot be used: {' '.join(str(error).split())}. They "
+            "belong into the model's own folder, under the names that it has for them, and may not exceed 2 GB."
+        ) from error
 
 
 def parse_model(source: str, content: bytes) -> onnx.ModelProto:

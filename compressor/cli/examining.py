@@ -28,7 +28,7 @@ def _print(found: Diagnosis) -> None:
     size = in_words(found.bytes, "bytes")
     made_by = f", by {found.producer}" if found.producer else ""
     click.echo(f"{found.source}: opset {found.opset}, {size}, {found.parameters:,} weights{made_by}")
-    click.echo("loads: yes, equal to onnxruntime" if found.loads else f"loads: NO. {found.problem}")
+    click.echo(f"loads: yes, equal to onnxruntime ({found.parity})" if found.loads else f"loads: NO. {found.problem}")
     for role, specs in (("input", found.inputs), ("output", found.outputs)):
         for spec in specs:
             click.echo(f"{role:7} {describe(spec)}")

@@ -46,7 +46,8 @@ def _print(teacher: Teacher) -> None:
     layers = layer_costs(teacher.graph)
     parameters, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
     size = in_words(len(teacher.content), "bytes")
-    click.echo(f"{teacher.source}: opset {teacher.opset}, {size}, {parameters:,} parameters; equal to onnxruntime")
+    click.echo(f"{teacher.source}: opset {teacher.opset}, {size}, {parameters:,} parameters")
+    click.echo(f"equal to onnxruntime: {teacher.parity}")
     for role, specs in (("input", teacher.inputs), ("output", teacher.outputs)):
         for spec in specs:
             click.echo(f"{role:7} {describe(spec)}")

@@ -18,6 +18,7 @@ from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
 from torch import Tensor, nn
 
 from compressor.randomness import stream
+from compressor.shared_draws import RANDOM_OPERATORS
 
 Made = Tensor | tuple[Tensor | None, ...]
 Compute = Callable[..., Made]
@@ -26,13 +27,8 @@ Definition = TypeVar("Definition", bound=Compute)
 OPERATORS: dict[str, Compute] = {}
 """Functions by operator type."""
 
-LAWS = ("Normal", "Uniform")
-
 FALLBACKS: set[str] = set()
 """Operators whose converter in onnx2torch goes first, where there is one and it takes the node."""
-
-RANDOM = frozenset({"Bernoulli", "Multinomial", *(f"Random{law}{like}" for law in LAWS for like in ("", "Like"))})
-"""Operators that draw random numbers; their functions take a generator in place of a seed."""
 
 
 def operator(*names: str, fallback: bool = False) -> Callable[[Definition], Definition]:
@@ -52,11 +48,12 @@ class OnnxOperator(nn.Module):
     """One node: a function with its attributes. In a file that is exported it is the node that it was."""
 
     def __init__(
-        self, kind: str, attributes: dict[str, Any], given: Iterable[bool], outputs: int, name: str = ""
+        self, kind: str, attributes: dict[str, Any], given: Iterable[bool], outputs: int, drawn_as: str = ""
     ) -> None:
         super().__init__()
         self.kind = kind
-        self.name = name
+        self.drawn_as = drawn_as
+        """Where the operator draws random numbers: the name of the tensor that holds them, and of their stream."""
         self.attributes = attributes
         self.given = tuple(given)
         self.outputs = outputs
@@ -75,10 +72,10 @@ class OnnxOperator(nn.Module):
         return outputs[0] if self.outputs == 1 else outputs[: self.outputs]
 
     def _options(self) -> dict[str, Any]:
-        if self.kind not in RANDOM:
+        if not self.drawn_as:
             return self.attributes
         seed = self.attributes.get("seed")
-        generator = stream(self.name) if seed is None else torch.Generator().manual_seed(int(seed))
+        generator = stream(self.drawn_as) if seed is None else torch.Generator().manual_seed(int(seed))
         return {**{name: value for name, value in self.attributes.items() if name != "seed"}, "generator": generator}
 
     def extra_repr(self) -> str:
@@ -133,7 +130,8 @@ def convert_operator(node: OnnxNode, _: OnnxGraph) -> OperationConverterResult:
         names.pop()
     given = (bool(name) for name in names)
     outputs = len(node.output_values)
-    module = OnnxOperator(node.operation_type, attributes_of(node.proto), given, outputs, node.unique_name)
+    drawn_as = node.output_values[0] if node.operation_type in RANDOM_OPERATORS else ""
+    module = OnnxOperator(node.operation_type, attributes_of(node.proto), given, outputs, drawn_as)
     mapping = OnnxMapping(inputs=tuple(name for name in names if name), outputs=node.output_values)
     return OperationConverterResult(module, mapping)
 

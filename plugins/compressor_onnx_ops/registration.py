@@ -23,6 +23,7 @@ MODULES: Mapping[str, str] = {
     "images": "AffineGrid GridSample Resize Upsample",
     "indexing": "Compress GatherElements OneHot ReverseSequence Scatter ScatterElements ScatterND TensorScatter TopK "
                 "Unique",
+    "narrow": "Add Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mul Sub",
     "numeric": "BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Clip CumProd CumSum Det Mod "
                "Pow Size",
     "pooling": "AveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool MaxUnpool",
@@ -38,9 +39,11 @@ MODULES: Mapping[str, str] = {
 # fmt: on
 """Operators that this plugin computes itself, by module."""
 
+NARROW = (onnx.TensorProto.UINT16, onnx.TensorProto.UINT32, onnx.TensorProto.UINT64)
+
 ONLY_MORE_TYPES = (
-    "Acos Asin Atan BatchNormalization Celu Concat Constant ConstantOfShape Cos Dropout Einsum Elu Equal GatherND "
-    "GlobalAveragePool GreaterOrEqual HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN LessOrEqual "
+    "Acos Asin Atan BatchNormalization Celu Concat Constant ConstantOfShape Cos Dropout Einsum Elu GatherND "
+    "GlobalAveragePool HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN "
     "NonZero RoiAlign Round Selu Sin Softplus Softsign Tan Transpose"
 )
 """Operators of onnx2torch whose later definitions differ from those that it knows in the types they take."""
@@ -68,7 +71,7 @@ def _converter(name: str, version: int, module: str) -> Converter:
         import_module(f"compressor_onnx_ops.{module}")
         from compressor_onnx_ops.operators import FALLBACKS, convert_operator
 
-        if name in FALLBACKS and theirs is not None:
+        if name in FALLBACKS and theirs is not None and not _is_narrow(node, graph):
             try:
                 return theirs(node, graph)
             except Exception:  # It refuses by whatever exception an option that it lacks leads to.
@@ -76,6 +79,18 @@ def _converter(name: str, version: int, module: str) -> Converter:
         return convert_operator(node, graph)
 
     return convert
+
+
+def _is_narrow(node: OnnxNode, graph: OnnxGraph) -> bool:
+    """Say whether a node reads whole numbers of a type that torch stores but hardly computes with."""
+    for name in node.input_values:
+        known = graph.value_info.get(name)
+        kind = known.type.tensor_type.elem_type if known is not None else None
+        if name in graph.initializers:
+            kind = graph.initializers[name].proto.data_type
+        if kind in NARROW:
+            return True
+    return False
 
 
 @cache

@@ -1,0 +1,28 @@
+"""Descriptions that lie beside a model, and that its student needs too: a Piper voice's, or a DiffSinger vocoder's."""
+
+from __future__ import annotations
+
+import re
+
+from compressor.package_files import resolve_package_path
+
+PIPER_SUFFIX = ".json"
+VOCODER_NAME = "vocoder.yaml"
+_MODEL_LINE = re.compile(rb"^(\s*model\s*:\s*)[^#\r\n]*?(\s*(?:#.*)?)$", re.MULTILINE)
+
+
+def student_sidecars(source: str, student: str) -> dict[str, bytes]:
+    """Return the files to lie beside a student, by name: those beside its teacher, telling of the student's file.
+
+    `MODEL.onnx.json` stays as it is under the student's name; in `vocoder.yaml` the `model` is the student's file.
+    """
+    path = resolve_package_path(source)
+    found: dict[str, bytes] = {}
+    voice = path.with_name(f"{path.name}{PIPER_SUFFIX}")
+    if voice.is_file():
+        found[f"{student}{PIPER_SUFFIX}"] = voice.read_bytes()
+    vocoder = path.with_name(VOCODER_NAME)
+    if vocoder.is_file():
+        name = student.encode()
+        found[VOCODER_NAME] = _MODEL_LINE.sub(lambda line: line[1] + name + line[2], vocoder.read_bytes())
+    return found
