@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Set
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxslim
 from onnx import numpy_helper
 from onnx2torch import convert
 from onnx2torch.node_converters.registry import get_converter
@@ -20,6 +20,7 @@ from compressor.graph_editing import module_of
 from compressor.hookspecs import Converters
 from compressor.onnx_converters import additional_converters
 from compressor.onnx_preparing import is_function, prepared
+from compressor.onnx_slimming import slimmed
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -73,13 +74,14 @@ def _converted(source: str, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Gr
 
     Returns the model that was converted, too.
     """
+    told = {node.name for node in model.graph.node}
     plain = prepared(model, _has_converter)
     try:
-        return plain, _convert(source, plain)
+        return plain, _convert(source, plain, told)
     except TeacherError as reason:
         folded = prepared(_folded(model), _has_converter)
         try:
-            return folded, _convert(source, folded)
+            return folded, _convert(source, folded, told)
         except TeacherError:
             # What is wrong is told in terms of the user's file.
             raise reason from None
@@ -89,7 +91,7 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     try:
-        folded: onnx.ModelProto = onnxslim.slim(copy)
+        folded: onnx.ModelProto = slimmed(copy)
     except Exception:  # What is odd about the model is better told by the one that converts it.
         return model
     return folded
@@ -103,12 +105,13 @@ def _has_converter(node: onnx.NodeProto, version: int) -> bool:
     return True
 
 
-def _refuse_unsupported(source: str, model: onnx.ModelProto) -> None:
+def _refuse_unsupported(source: str, model: onnx.ModelProto, told: Set[str]) -> None:
     versions = {entry.domain: entry.version for entry in model.opset_import}
     missing: dict[str, str] = {}
     for node in model.graph.node:
         if not _has_converter(node, versions.get(node.domain, 1)):
-            missing.setdefault(f"{node.domain or 'ai.onnx'}.{node.op_type}", node.name or node.output[0])
+            place = node.name if node.name in told else node.output[0]
+            missing.setdefault(f"{node.domain or 'ai.onnx'}.{node.op_type}", place)
     if missing:
         listed = "\n  ".join(f"{operator} (first at '{place}')" for operator, place in sorted(missing.items()))
         raise TeacherError(
@@ -118,10 +121,10 @@ def _refuse_unsupported(source: str, model: onnx.ModelProto) -> None:
         )
 
 
-def _convert(source: str, model: onnx.ModelProto) -> GraphModule:
+def _convert(source: str, model: onnx.ModelProto, told: Set[str]) -> GraphModule:
     # onnx2torch warns through the root logger about what it then does right.
     logging.getLogger("onnx2torch").setLevel(logging.ERROR)
-    _refuse_unsupported(source, model)
+    _refuse_unsupported(source, model, told)
     try:
         graph: GraphModule = convert(model, attach_onnx_mapping=False)
     except Exception as error:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import onnx
-import onnxslim
 import torch
 
 from compressor.errors import ExportError
 from compressor.graph_editing import copy_graph, input_specs, output_specs
+from compressor.onnx_slimming import slimmed
 from compressor.tensor_spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _finish(content: bytes, specs: tuple[TensorSpec, ...], metadata: Mapping[str
     """Give inputs and outputs the declared shapes (the tracer forgets fixed ones) and the file its metadata."""
     # The tracer spells out shape arithmetic that is constant; onnxslim folds it. What is computed from weights alone is
     # left to the engine that loads the file: it may be larger than they are.
-    model = onnxslim.slim(onnx.load_model_from_string(content), size_threshold=FOLDED_BYTES)
+    model = slimmed(onnx.load_model_from_string(content), size_threshold=FOLDED_BYTES)
     declared = {spec.name: spec for spec in specs}
     for value in (*model.graph.input, *model.graph.output):
         shape = value.type.tensor_type.shape

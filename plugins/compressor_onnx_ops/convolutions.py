@@ -71,8 +71,8 @@ def conv_transpose(
     if output_shape or same:
         wanted = output_shape or [size * step for size, step in zip(x.shape[2:], steps, strict=True)]
         total = [size - want for size, want in zip(sizes, wanted[-axes:], strict=True)]
-        lower = auto_pad == "SAME_LOWER"
-        before = [math.ceil(each / 2) if lower else each // 2 for each in total]
+        upper = auto_pad == "SAME_UPPER"
+        before = [each // 2 if upper else each - each // 2 for each in total]
         after = [each - first for each, first in zip(total, before, strict=True)]
     else:
         given = pads if pads and auto_pad != "VALID" else [0] * 2 * axes

@@ -22,7 +22,7 @@ def affine_grid(theta: Tensor, size: Tensor, /, *, align_corners: int = 0) -> Te
     return functional.affine_grid(theta, numbers(size), bool(align_corners))
 
 
-@operator("Resize", "Upsample", fallback=True)
+@operator("Resize", "Upsample")
 def resize(
     x: Tensor,
     second: Tensor | None = None,
@@ -102,7 +102,9 @@ class _Sampling:
     def _places(self, size: int, length: int, factor: float, region: tuple[float, float]) -> Tensor:
         at = torch.arange(size, dtype=torch.float64)
         if self.places == "align_corners":
-            return at * (length - 1) / (size - 1) if size > 1 else torch.zeros(1, dtype=torch.float64)
+            # The standard takes the size before it is rounded to whole samples.
+            exact = factor * length
+            return at * (length - 1) / (exact - 1) if exact != 1 else torch.zeros(size, dtype=torch.float64)
         if self.places == "asymmetric":
             return at / factor
         if self.places == "tf_crop_and_resize":
@@ -110,8 +112,8 @@ class _Sampling:
             if size == 1:
                 return torch.tensor([(start + end) * (length - 1) / 2], dtype=torch.float64)
             return start * (length - 1) + at * (end - start) * (length - 1) / (size - 1)
-        if self.places == "pytorch_half_pixel" and size == 1:
-            return torch.tensor([-0.5], dtype=torch.float64)
+        if self.places == "pytorch_half_pixel" and factor * length == 1:
+            return torch.full((size,), -0.5, dtype=torch.float64)
         made = (at + 0.5) / factor - 0.5
         if self.places == "half_pixel_symmetric":
             made = made + length / 2 * (1 - size / (factor * length))
@@ -127,7 +129,7 @@ class _Sampling:
         samples = first.unsqueeze(1) + offsets
         kernel = self._kernel((places.unsqueeze(1) - samples).abs() * scale)
         inside = (samples >= 0) & (samples < length)
-        if self.exclude or self.antialias:
+        if self.exclude:
             kernel = torch.where(inside, kernel, torch.zeros_like(kernel))
         if self.exclude or self.antialias:
             kernel = kernel / kernel.sum(1, keepdim=True)

@@ -102,10 +102,13 @@ def tensor_scatter(
     return past.scatter(along, where.reshape(shape).expand_as(update), update)
 
 
-@operator("TopK", fallback=True)
+@operator("TopK")
 def top_k(x: Tensor, count: Tensor, /, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Any, ...]:  # noqa: A002
-    values, where = torch.topk(x, int(count), axis, bool(largest), bool(sorted))
-    return values, where
+    # Of equal values the first come first, which torch's own selection does not promise.
+    keys = x.to(torch.int64) ^ torch.iinfo(torch.int64).min if x.dtype is torch.uint64 else x
+    _, where = torch.sort(keys, dim=axis, descending=bool(largest), stable=True)
+    where = where.narrow(axis, 0, int(count))
+    return x.gather(axis, where), where
 
 
 def _positive(indices: Tensor, size: int) -> Tensor:

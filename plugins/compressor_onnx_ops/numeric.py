@@ -27,6 +27,9 @@ TORCH_TYPES: dict[int, torch.dtype] = {
 }
 """What torch has of ONNX's types of numbers; it has none of less than eight bits."""
 
+BEYOND_E4M3 = 464.0
+"""Half way from the largest float8 of that kind to what would be the next."""
+
 NARROW = (torch.uint16, torch.uint32, torch.uint64)
 """Types that torch stores but computes little with."""
 
@@ -50,6 +53,9 @@ def cast(x: Tensor, /, *, to: int, saturate: int = 1, round_mode: str = "up") ->
         wide = x.float()
         if saturate:
             return torch.where(wide.isnan(), wide, wide.clamp(-largest, largest)).to(wanted)
+        if wanted is torch.float8_e4m3fn:
+            # It has no infinity; what would round beyond the largest is not a number.
+            return torch.where(wide.abs() > BEYOND_E4M3, torch.full_like(wide, torch.nan), wide).to(wanted)
     if wanted is torch.bool:
         return x != 0
     return x.to(wanted)
@@ -69,8 +75,10 @@ def bit_cast(x: Tensor, /, *, to: int) -> Tensor:
 @operator("BitShift")
 def bit_shift(x: Tensor, by: Tensor, /, *, direction: str) -> Tensor:
     wide, steps = x.to(torch.int64), by.to(torch.int64)
-    # Beyond its width a shift is undefined in C, and zero here.
+    # Beyond its width a shift is undefined in C; here nothing is left but the sign.
     bits = 8 * x.element_size()
+    if direction == "RIGHT" and x.dtype.is_signed:
+        return (wide >> steps.clamp(max=63)).to(x.dtype)
     moved = wide << steps.clamp(max=63) if direction == "LEFT" else _shifted_right(wide, steps, x.dtype)
     return torch.where(steps >= bits, torch.zeros_like(moved), moved).to(x.dtype)
 

@@ -71,7 +71,7 @@ def _converter(name: str, version: int, module: str) -> Converter:
         import_module(f"compressor_onnx_ops.{module}")
         from compressor_onnx_ops.operators import FALLBACKS, convert_operator
 
-        if name in FALLBACKS and theirs is not None and not _is_narrow(node, graph):
+        if name in FALLBACKS and theirs is not None and not _is_narrow(node, graph) and not _is_beyond(name, node):
             try:
                 return theirs(node, graph)
             except Exception:  # It refuses by whatever exception an option that it lacks leads to.
@@ -79,6 +79,21 @@ def _converter(name: str, version: int, module: str) -> Converter:
         return convert_operator(node, graph)
 
     return convert
+
+
+def _is_beyond(name: str, node: OnnxNode) -> bool:
+    """Say whether a node has what onnx2torch takes without a word and computes otherwise."""
+    given = node.attributes
+    if name == "MaxPool":
+        kernel = list(given["kernel_shape"])
+        wide = any(2 * pad > size for pad, size in zip(given.get("pads", []), 2 * kernel, strict=False))
+        return len(node.output_values) > 1 or wide
+    if name == "Flatten":
+        return bool(given.get("axis", 1) != 1)
+    if name == "Pad":
+        return len(node.input_values) > 3
+    options = {"ConvTranspose": {"output_shape"}, "Shape": {"start", "end"}, "Split": {"num_outputs"}}
+    return bool(options.get(name, set()) & given.keys())
 
 
 def _is_narrow(node: OnnxNode, graph: OnnxGraph) -> bool:

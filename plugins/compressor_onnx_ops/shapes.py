@@ -61,7 +61,7 @@ def _inside(positions: Tensor, length: int, mode: str) -> Tensor:
     return torch.where(folded < length, folded, period - folded)
 
 
-@operator("Split")
+@operator("Split", fallback=True)
 def split(
     x: Tensor,
     sizes: Tensor | None = None,
@@ -142,13 +142,13 @@ def squeeze(x: Tensor, chosen: Tensor | None = None, /, *, axes: list[int] | Non
 
 @operator("Flatten", fallback=True)
 def flatten(x: Tensor, /, *, axis: int = 1) -> Tensor:
-    at = axis % x.dim() if axis < 0 else axis
-    return x.reshape(math.prod(x.shape[:at]), -1)
+    at = axis + x.dim() if axis < 0 else axis
+    return x.reshape(math.prod(x.shape[:at]), math.prod(x.shape[at:]))
 
 
 @operator("Shape", fallback=True)
 def shape(x: Tensor, /, *, start: int = 0, end: int | None = None) -> Tensor:
-    return torch.tensor(x.shape[start:end], dtype=torch.int64, device=x.device)
+    return torch.tensor(list(x.shape[start:end]), dtype=torch.int64, device=x.device)
 
 
 @operator("EyeLike", fallback=True)
@@ -163,6 +163,6 @@ def eye_like(x: Tensor, /, *, dtype: int | None = None, k: int = 0) -> Tensor:
     return made.to(x.dtype if dtype is None else torch_type(dtype))
 
 
-@operator("Range", fallback=True)
+@operator("Range")
 def arange(start: Tensor, limit: Tensor, delta: Tensor, /, *, stash_type: int = 1) -> Tensor:
     return torch.arange(start.item(), limit.item(), delta.item(), device=start.device).to(start.dtype)

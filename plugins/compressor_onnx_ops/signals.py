@@ -29,14 +29,15 @@ def discrete_fourier_transform(
     along %= x.dim()
     count = x.shape[along] if length is None else int(length)
     if inverse and onesided:
+        count = 2 * (x.shape[along] - 1) if length is None else count
         real: Tensor = torch.fft.irfft(torch.view_as_complex(x.contiguous()), count, along)
         return real.unsqueeze(-1)
-    values = torch.view_as_complex(x.contiguous()) if x.shape[-1] == 2 else x.squeeze(-1)
-    if inverse:
-        return torch.view_as_real(torch.fft.ifft(values, count, along))
-    made = torch.fft.fft(values, count, along)
+    # In float64, as the reference does: what should be zero is then.
+    wide = x.double().contiguous()
+    values = torch.view_as_complex(wide) if x.shape[-1] == 2 else wide.squeeze(-1)
+    made = torch.fft.ifft(values, count, along) if inverse else torch.fft.fft(values, count, along)
     made = made.narrow(along, 0, count // 2 + 1) if onesided else made
-    return torch.view_as_real(made)
+    return torch.view_as_real(made).to(x.dtype)
 
 
 @operator("STFT")

@@ -18,42 +18,47 @@ from compressor.plugin_catalog import load_catalog
 from compressor.teacher_loading import load_teacher
 
 
-def convert_mish(node: Any, _: Any) -> Any:
+class Acosh(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.acosh(x)
+
+
+def convert_acosh(node: Any, _: Any) -> Any:
     from onnx2torch.utils.common import OperationConverterResult, onnx_mapping_from_node
 
-    return OperationConverterResult(torch_module=nn.Mish(), onnx_mapping=onnx_mapping_from_node(node))
+    return OperationConverterResult(torch_module=Acosh(), onnx_mapping=onnx_mapping_from_node(node))
 
 
-class MishPlugin:
+class AcoshPlugin:
     @hookimpl
     def compressor_onnx_converters(self) -> Converters:
-        return {("Mish", 18): convert_mish}
+        return {("Acosh", 9): convert_acosh}
 
 
 @pytest.fixture
-def mish(tmp_path: Path) -> Path:
+def acosh(tmp_path: Path) -> Path:
     shape: list[str | int | None] = [1, 2, "time"]
     graph = helper.make_graph(
-        [helper.make_node("Mish", ["x"], ["y"])],
-        "mish",
+        [helper.make_node("Acosh", ["x"], ["y"])],
+        "acosh",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
     )
-    path = tmp_path / "mish.onnx"
+    path = tmp_path / "acosh.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
     return path
 
 
-def test_a_plugin_s_converter_loads_what_onnx2torch_cannot(mish: Path) -> None:
-    with pytest.raises(TeacherError, match="Mish"):
-        load_teacher(mish)
-    teacher = load_teacher(mish, load_catalog(extra_plugins=[MishPlugin()]).converters)
-    x = torch.linspace(-3, 3, 24).reshape(1, 2, 12)
-    expected = x.numpy() * np.tanh(np.log1p(np.exp(x.numpy())))
-    np.testing.assert_allclose(teacher.graph(x).numpy(), expected, atol=1e-6)
+def test_a_plugin_s_converter_loads_what_onnx2torch_cannot(acosh: Path) -> None:
+    with pytest.raises(TeacherError, match="Acosh"):
+        load_teacher(acosh)
+    teacher = load_teacher(acosh, load_catalog(extra_plugins=[AcoshPlugin()]).converters)
+    assert any(isinstance(module, Acosh) for module in teacher.graph.modules())
+    x = torch.linspace(1, 3, 24).reshape(1, 2, 12)
+    np.testing.assert_allclose(teacher.graph(x).numpy(), np.arccosh(x.numpy()), atol=1e-6)
 
 
-def test_the_converter_is_gone_afterwards(mish: Path) -> None:
-    load_teacher(mish, {("Mish", 18): convert_mish})
-    with pytest.raises(TeacherError, match="Mish"):
-        load_teacher(mish)
+def test_the_converter_is_gone_afterwards(acosh: Path) -> None:
+    load_teacher(acosh, {("Acosh", 9): convert_acosh})
+    with pytest.raises(TeacherError, match="Acosh"):
+        load_teacher(acosh)
