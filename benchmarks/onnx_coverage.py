@@ -16,121 +16,26 @@ import logging
 import multiprocessing
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
-from onnx import numpy_helper
-from onnx.backend.test.case.node import collect_testcases
-from onnx.backend.test.loader import load_model_tests
 from onnx2torch import convert
 
+from benchmarks.standard_cases import Case, all_cases, checked, differs, set_apart, to_torch
 from compressor.console import print_table
 from compressor.errors import CompressorError
-from compressor.graph_editing import run_graph
 from compressor.onnx_conversion import convert_model, newest_opset
 from compressor.onnx_export import export_onnx
 from compressor.plugin_catalog import load_catalog
 from compressor.teacher_loading import attach_specs, model_specs
 
-APART = {
-    "control flow": {"If", "Loop", "Scan", "SequenceMap"},
-    "sequences": {
-        "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
-        "SplitToSequence", "ConcatFromSequence",
-    },
-    "optional values": {"Optional", "OptionalGetElement", "OptionalHasElement"},
-    "text and files": {
-        "StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch", "TfIdfVectorizer", "ImageDecoder",
-    },
-}  # fmt: skip
-SUB_BYTE = {"UINT4", "INT4", "UINT2", "INT2", "FLOAT4E2M1", "FLOAT8E4M3FNUZ", "FLOAT8E5M2FNUZ", "FLOAT8E8M0"}
-NARROW_FLOATS: dict[str, tuple[torch.dtype, type[Any]]] = {
-    "bfloat16": (torch.bfloat16, np.int16),
-    "float8_e4m3fn": (torch.float8_e4m3fn, np.uint8),
-    "float8_e5m2": (torch.float8_e5m2, np.uint8),
-}
-DIED = "the process died"
-MODEL_KINDS = ("pytorch-operator", "pytorch-converted", "simple", "light")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model with inputs and the outputs they must lead to."""
-
-    name: str
-    kind: str
-    model: onnx.ModelProto
-    data: Sequence[tuple[Sequence[Any], Sequence[Any]]]
-    rtol: float
-    atol: float
-
-
-@cache
-def _collected() -> list[Any]:
-    # onnx counts a second collection as double; its cases overflow and divide by zero on purpose.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found: list[Any] = collect_testcases(None)
-    return found
-
-
-def node_cases() -> Iterable[Case]:
-    """Return the node cases of the installed onnx."""
-    for case in _collected():
-        if case.model is not None:
-            yield Case(case.name, "node", case.model, case.data_sets or [], case.rtol, case.atol)
-
-
-def model_cases() -> Iterable[Case]:
-    """Return the models in the wheel."""
-    for kind in MODEL_KINDS:
-        for case in load_model_tests(kind=kind):
-            folder = Path(case.model_dir) if case.model_dir else None
-            if folder is None:
-                continue
-            model = onnx.load(folder / "model.onnx")
-            data = [_read_set(model, each) for each in sorted(folder.glob("test_data_set_*"))]
-            yield Case(case.name, kind, model, data, case.rtol, max(case.atol, 1e-5))
-
-
-def _read_set(model: onnx.ModelProto, folder: Path) -> tuple[list[Any], list[Any]]:
-    def read(kind: str, count: int) -> list[Any]:
-        made = []
-        for at in range(count):
-            tensor = onnx.TensorProto()
-            tensor.ParseFromString((folder / f"{kind}_{at}.pb").read_bytes())
-            made.append(numpy_helper.to_array(tensor))
-        return made
-
-    inputs = len(list(folder.glob("input_*.pb")))
-    return read("input", inputs), read("output", len(model.graph.output))
-
-
-def set_apart(case: Case) -> str:
-    """Return why a static graph of floats and integers cannot express a case, or nothing."""
-    for node in case.model.graph.node:
-        if node.domain.endswith("training"):
-            return "training"
-        if node.domain not in ("", "ai.onnx", "ai.onnx.preview"):
-            return "machine-learning operators"
-        for reason, kinds in APART.items():
-            if node.op_type in kinds:
-                return reason
-    for value in (*case.model.graph.input, *case.model.graph.output):
-        if value.type.WhichOneof("value") != "tensor_type":
-            return "sequences"
-        if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
-            return "text and files"
-        if onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type) in SUB_BYTE:
-            return "types that torch lacks"
-    return ""
+CONVERTERS = load_catalog().converters
+WAYS = ("bare", "ours", "round trip")
+PATIENCE = 120.0
+"""Seconds that a case may take, the start of its process included."""
 
 
 def bare(model: onnx.ModelProto) -> torch.fx.GraphModule:
@@ -146,56 +51,6 @@ def ours(model: onnx.ModelProto) -> torch.fx.GraphModule:
     return graph
 
 
-def checked(case: Case, graph: torch.fx.GraphModule) -> str:
-    """Return what is wrong with a graph's numbers, or nothing."""
-    for inputs, expected in case.data:
-        given = tuple(to_torch(value) for value in inputs if value is not None)
-        with torch.no_grad():
-            found = run_graph(graph, given)
-        problem = _differs(case, [to_numpy(value) for value in found], expected)
-        if problem:
-            return problem
-    return ""
-
-
-def as_array(value: Any) -> Any:
-    """Return a case's value as an array; types that numpy lacks are given as they are stored."""
-    return np.array(numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value)
-
-
-def to_torch(value: Any) -> torch.Tensor:
-    """Return an array as a tensor; numpy's own conversion knows no narrow floats."""
-    array = as_array(value)
-    if array.dtype.name in NARROW_FLOATS:
-        dtype, bits = NARROW_FLOATS[array.dtype.name]
-        return torch.from_numpy(array.view(bits)).view(dtype)
-    return torch.from_numpy(array)
-
-
-def to_numpy(value: torch.Tensor) -> Any:
-    """Return a tensor as an array of the type that onnx has for it."""
-    for name, (dtype, bits) in NARROW_FLOATS.items():
-        if value.dtype is dtype:
-            plain = torch.int16 if bits is np.int16 else torch.uint8
-            return value.contiguous().view(plain).numpy().view(np.dtype(name))
-    return value.numpy()
-
-
-def _differs(case: Case, found: Sequence[Any], expected: Sequence[Any]) -> str:
-    if len(found) < len(expected):
-        return f"wrong numbers: {len(found)} outputs in place of {len(expected)}"
-    for made, wanted in zip(found, expected, strict=False):
-        wanted_array = as_array(wanted)
-        if made.shape != wanted_array.shape:
-            return f"wrong numbers: shape {made.shape} in place of {wanted_array.shape}"
-        if made.dtype != wanted_array.dtype:
-            return f"wrong numbers: {made.dtype} in place of {wanted_array.dtype}"
-        wide = np.float64 if wanted_array.dtype.kind in "fV" else wanted_array.dtype
-        if not np.allclose(made.astype(wide), wanted_array.astype(wide), case.rtol, case.atol, equal_nan=True):
-            return "wrong numbers"
-    return ""
-
-
 def round_trip(case: Case, graph: torch.fx.GraphModule) -> str:
     """Return what is wrong with the exported file's numbers in onnxruntime, or nothing."""
     example = tuple(to_torch(value) for value in case.data[0][0] if value is not None)
@@ -207,7 +62,7 @@ def round_trip(case: Case, graph: torch.fx.GraphModule) -> str:
     names = [value.name for value in model_specs(case.model.graph, initial=True)]
     for inputs, expected in case.data:
         given = {name: value for name, value in zip(names, inputs, strict=False) if name in taken}
-        problem = _differs(case, session.run(None, given), expected)
+        problem = differs(case, session.run(None, given), expected)
         if problem:
             return problem
     return ""
@@ -222,37 +77,59 @@ def attempt(step: Any, *arguments: Any) -> tuple[Any, str]:
         return None, " ".join(text.split())[:160]
 
 
-def results(case: Case) -> dict[str, str]:
-    """Return for each way what goes wrong with a case, nothing where it passes."""
+def results(case: Case) -> Iterator[tuple[str, str]]:
+    """Yield for each way what goes wrong with a case, nothing where it passes."""
     graph, reason = attempt(bare, case.model)
-    found = {"bare": reason or "".join(each or "" for each in attempt(checked, case, graph))}
+    yield "bare", reason or "".join(each or "" for each in attempt(checked, case, graph))
     graph, reason = attempt(ours, case.model)
-    found["ours"] = reason or "".join(each or "" for each in attempt(checked, case, graph))
-    if not found["ours"]:
-        found["round trip"] = "".join(each or "" for each in attempt(round_trip, case, graph))
-    return found
+    reason = reason or "".join(each or "" for each in attempt(checked, case, graph))
+    yield "ours", reason
+    if not reason:
+        yield "round trip", "".join(each or "" for each in attempt(round_trip, case, graph))
 
 
 class Worker:
-    """A process that tries cases one after the other; a case that kills it counts as failed."""
+    """A process that tries cases one after the other; a way that kills it, or hangs, has failed."""
 
     def __init__(self) -> None:
         self.connection: Any = None
+        self.process: Any = None
 
     def results(self, name: str) -> dict[str, str]:
-        """Return what `results` returns for a case."""
+        """Return for each way that came to be tried what goes wrong with a case, nothing where it passes."""
         if self.connection is None:
-            context = multiprocessing.get_context("spawn")
-            self.connection, theirs = context.Pipe()
-            context.Process(target=_serve, args=(theirs,), daemon=True).start()
-            theirs.close()
+            self._start()
         self.connection.send(name)
-        try:
-            found: dict[str, str] = self.connection.recv()
-        except EOFError:
-            self.connection = None
-            return {"bare": DIED, "ours": DIED}
+        found: dict[str, str] = {}
+        for way in WAYS:
+            problem = self._next()
+            if problem is None:
+                return found
+            found[way] = problem
+            if self.connection is None:
+                return found
+        self._next()
         return found
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def _next(self) -> str | None:
+        """Return what the next way says, None after the last one."""
+        try:
+            if self.connection.poll(PATIENCE):
+                said: str | None = self.connection.recv()
+                return said
+            problem = f"not done after {PATIENCE:.0f} s"
+        except EOFError:
+            problem = "the process died"
+        self.process.kill()
+        self.connection = None
+        return problem
 
 
 def _serve(connection: Any) -> None:
@@ -264,12 +141,9 @@ def _serve(connection: Any) -> None:
             name = connection.recv()
         except EOFError:
             return
-        connection.send(results(cases[name]))
-
-
-def all_cases() -> list[Case]:
-    """Return all cases, by kind."""
-    return [*node_cases(), *model_cases()]
+        for _, problem in results(cases[name]):
+            connection.send(problem)
+        connection.send(None)
 
 
 def main() -> None:
@@ -299,17 +173,14 @@ def main() -> None:
                 reasons[f"{way}: {operators}: {found[way][:60]}"] += 1
                 if options.failures:
                     print(f"{case.name}: {way}: {found[way]}", flush=True)
-    ways = ("bare", "ours", "round trip")
     rows = [
-        [kind, str(count["cases"]), *(f"{count[way]} ({count[way] / count['cases']:.1%})" for way in ways)]
+        [kind, str(count["cases"]), *(f"{count[way]} ({count[way] / count['cases']:.1%})" for way in WAYS)]
         for kind, count in counts.items()
     ]
     print_table(["cases", "number", "bare onnx2torch", "ours", "ours, written back"], rows)
     print_table(["apart", "cases"], [[reason, str(number)] for reason, number in apart.most_common()])
     print_table(["missing", "cases"], [[reason, str(number)] for reason, number in reasons.most_common(40)])
 
-
-CONVERTERS = load_catalog().converters
 
 if __name__ == "__main__":
     main()

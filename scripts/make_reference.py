@@ -44,6 +44,7 @@ CONTRACTS: Final = {
     "Limit": "a percentage of the teacher's, or a number",
     "Loss": "[loss](losses.md)",
     "Named": "`name` or `name: {options}`",
+    "TeacherSource": "path or `{onnx, region}`",
 }
 """Models that recipes write in a form of their own."""
 

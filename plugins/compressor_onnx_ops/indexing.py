@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -30,8 +31,9 @@ def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, /, *, reduction: str
     where = torch.where(indices < 0, indices + sizes, indices).reshape(-1, depth)
     strides = torch.tensor([int(torch.tensor(x.shape[at + 1 : depth]).prod()) for at in range(depth)], device=x.device)
     rows = (where * strides).sum(-1)
-    flat = x.reshape(int(sizes.prod()), -1)
-    values = updates.reshape(rows.shape[0], -1)
+    # Every size is said: none follows from the others where there is nothing to write.
+    flat = x.reshape(int(sizes.prod()), math.prod(x.shape[depth:]))
+    values = updates.reshape(rows.shape[0], flat.shape[1])
     if reduction == "none":
         made = flat.index_copy(0, rows, values)
     else:
@@ -43,6 +45,22 @@ def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, /, *, reduction: str
 @operator("GatherElements")
 def gather_elements(x: Tensor, indices: Tensor, /, *, axis: int = 0) -> Tensor:
     return x.gather(axis, _positive(indices, x.shape[axis]).to(torch.int64))
+
+
+@operator("GatherND")
+def gather_nd(x: Tensor, indices: Tensor, /, *, batch_dims: int = 0) -> Tensor:
+    depth = indices.shape[-1]
+    batch = list(x.shape[:batch_dims])
+    rows = [
+        torch.arange(size, device=x.device).reshape([-1 if at == axis else 1 for at in range(indices.dim() - 1)])
+        for axis, size in enumerate(batch)
+    ]
+    return x[(*rows, *(indices[..., at] for at in range(depth)))]
+
+
+@operator("NonZero")
+def non_zero(x: Tensor, /) -> Tensor:
+    return (x if x.dim() else x.reshape(1)).nonzero().T
 
 
 @operator("Compress")

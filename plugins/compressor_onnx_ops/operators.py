@@ -27,6 +27,9 @@ Definition = TypeVar("Definition", bound=Compute)
 OPERATORS: dict[str, Compute] = {}
 """Functions by operator type."""
 
+WRITERS: dict[str, Callable[..., Any]] = {}
+"""How an operator is written, by its type, where torch's exporter misreads the node that it was."""
+
 FALLBACKS: set[str] = set()
 """Operators whose converter in onnx2torch goes first, where there is one and it takes the node."""
 
@@ -97,6 +100,8 @@ class _AsItWas(torch.autograd.Function):
         missing = _optional_input_placeholder_tensor(graph)  # type: ignore[no-untyped-call]
         inputs = [next(values) if given else missing for given in module.given]
         attributes = {f"{name}_{_suffix(value)}": value for name, value in module.attributes.items()}
+        if module.kind in WRITERS:
+            return WRITERS[module.kind](graph, *inputs, **module.attributes)
         return graph.op(module.kind, *inputs, outputs=module.outputs, **attributes)
 
 

@@ -21,8 +21,8 @@ MODULES: Mapping[str, str] = {
                    "Mish RMSNormalization Shrink Sinh SwiGLU Swish ThresholdedRelu",
     "convolutions": "Col2Im Conv ConvInteger ConvTranspose DeformConv",
     "images": "AffineGrid GridSample Resize Upsample",
-    "indexing": "Compress GatherElements OneHot ReverseSequence Scatter ScatterElements ScatterND TensorScatter TopK "
-                "Unique",
+    "indexing": "Compress GatherElements GatherND NonZero OneHot ReverseSequence Scatter ScatterElements ScatterND "
+                "TensorScatter TopK Unique",
     "narrow": "Add Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mul Sub",
     "numeric": "BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Clip CumProd CumSum Det Mod "
                "Pow Size",
@@ -42,9 +42,9 @@ MODULES: Mapping[str, str] = {
 NARROW = (onnx.TensorProto.UINT16, onnx.TensorProto.UINT32, onnx.TensorProto.UINT64)
 
 ONLY_MORE_TYPES = (
-    "Acos Asin Atan BatchNormalization Celu Concat Constant ConstantOfShape Cos Dropout Einsum Elu GatherND "
+    "Acos Asin Atan BatchNormalization Celu Concat Constant ConstantOfShape Cos Dropout Einsum Elu "
     "GlobalAveragePool HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN "
-    "NonZero RoiAlign Round Selu Sin Softplus Softsign Tan Transpose"
+    "RoiAlign Round Selu Sin Softplus Softsign Tan Transpose"
 )
 """Operators of onnx2torch whose later definitions differ from those that it knows in the types they take."""
 

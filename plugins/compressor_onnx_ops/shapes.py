@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compressor_onnx_ops.operators import numbers, operator
+from compressor_onnx_ops.operators import WRITERS, numbers, operator
 
 
 @operator("Trilu")
@@ -149,6 +150,19 @@ def flatten(x: Tensor, /, *, axis: int = 1) -> Tensor:
 @operator("Shape", fallback=True)
 def shape(x: Tensor, /, *, start: int = 0, end: int | None = None) -> Tensor:
     return torch.tensor(list(x.shape[start:end]), dtype=torch.int64, device=x.device)
+
+
+def write_shape(graph: Any, x: Any, /, *, start: int = 0, end: int | None = None) -> Any:
+    """Write a part of a shape as a slice of all of it: torch folds a Shape without a look at where it starts or ends.
+
+    The constant of the wrong length that it makes can crash the process later.
+    """
+    bounds = ([start], [torch.iinfo(torch.int64).max if end is None else end])
+    constants = [graph.op("Constant", value_t=torch.tensor(bound)) for bound in bounds]
+    return graph.op("Slice", graph.op("Shape", x), *constants)
+
+
+WRITERS["Shape"] = write_shape
 
 
 @operator("EyeLike", fallback=True)

@@ -16,7 +16,11 @@ def test_offers_what_the_reference_says() -> None:
         "pesq-wb",
         "stoi",
     ]
-    assert [source.name for source in plugin.compressor_data_sources()] == ["speech-folder", "piper-speech"]
+    assert [source.name for source in plugin.compressor_data_sources()] == [
+        "speech-folder",
+        "piper-speech",
+        "piper-phonemes",
+    ]
 
 
 def test_loading_the_plugin_loads_nothing_heavy() -> None:
