@@ -20,7 +20,7 @@ from compressor.graph_editing import module_of
 from compressor.hookspecs import Converters
 from compressor.onnx_converters import additional_converters
 from compressor.onnx_preparing import is_function, prepared
-from compressor.onnx_slimming import slimmed
+from compressor.onnx_slimming import has_computed_weights, slimmed
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -70,12 +70,12 @@ def convert_model(source: str, model: onnx.ModelProto, converters: Converters) -
 
 
 def _converted(source: str, model: onnx.ModelProto) -> tuple[onnx.ModelProto, GraphModule]:
-    """Convert a model as it is or, where onnx2torch cannot, with its constants folded: weights may be computed ones.
+    """Convert a model as it is or, where that fails or weights are computed ones, with its constants folded.
 
     Returns the model that was converted, too.
     """
     told = {node.name for node in model.graph.node}
-    plain = prepared(model, _has_converter)
+    plain = prepared(_folded(model) if has_computed_weights(model) else model, _has_converter)
     try:
         return plain, _convert(source, plain, told)
     except TeacherError as reason:

@@ -12,6 +12,7 @@ import torch
 
 from compressor.errors import ExportError
 from compressor.graph_editing import copy_graph, input_specs, output_specs
+from compressor.onnx_names import rename_border
 from compressor.onnx_slimming import slimmed
 from compressor.tensor_spec import TensorSpec
 
@@ -24,8 +25,11 @@ EXPORT_SIZE = 24
 FOLDED_BYTES = 1024
 """Larger constants are computed when the file is loaded."""
 
+INPUT, OUTPUT = "model_input_", "model_output_"
+"""What the names of inputs and outputs start with while the exporter works."""
+
 OPSETS = range(13, 21)
-"""Opsets that torch's exporter writes and in which a `Conv` means the same as today."""
+"""Operator sets that torch's exporter writes and in which a `Conv` means the same as today."""
 
 
 def export_onnx(
@@ -42,10 +46,10 @@ def export_onnx(
     Raises:
         ExportError: torch cannot export the graph.
     """
-    specs = (*input_specs(graph), *output_specs(graph))
+    specs = _specs_by_safe_name(graph)
     buffer = io.BytesIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 copy_graph(graph).cpu().float().eval(),
@@ -53,35 +57,53 @@ def export_onnx(
                 buffer,  # type: ignore[arg-type]  # the tracing exporter takes files too
                 dynamo=False,
                 opset_version=min(max(opset, OPSETS.start), OPSETS.stop - 1),
-                input_names=[spec.name for spec in input_specs(graph)],
-                output_names=[spec.name for spec in output_specs(graph)],
-                dynamic_axes={spec.name: spec.dynamic_axes for spec in specs if spec.dynamic_axes},
+                input_names=[name for name in specs if name.startswith(INPUT)],
+                output_names=[name for name in specs if name.startswith(OUTPUT)],
+                dynamic_axes={name: spec.dynamic_axes for name, spec in specs.items() if spec.dynamic_axes},
             )
     except Exception as error:
         raise ExportError(f"the student cannot be written as ONNX: {type(error).__name__}: {error}") from error
-    return _finish(buffer.getvalue(), specs, metadata or {})
+    return _finish(buffer.getvalue(), specs, opset, metadata or {})
+
+
+def _specs_by_safe_name(graph: GraphModule) -> dict[str, TensorSpec]:
+    """Return inputs and outputs by names that torch's exporter takes: it refuses numbers, which many a file has."""
+    named = {f"{INPUT}{at}": spec for at, spec in enumerate(input_specs(graph))}
+    return named | {f"{OUTPUT}{at}": spec for at, spec in enumerate(output_specs(graph))}
 
 
 def _example(specs: tuple[TensorSpec, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(torch.zeros(spec.sized(EXPORT_SIZE), dtype=getattr(torch, spec.dtype)) for spec in specs)
 
 
-def _finish(content: bytes, specs: tuple[TensorSpec, ...], metadata: Mapping[str, str]) -> bytes:
-    """Give inputs and outputs the declared shapes (the tracer forgets fixed ones) and the file its metadata."""
+def _finish(content: bytes, specs: Mapping[str, TensorSpec], opset: int, metadata: Mapping[str, str]) -> bytes:
+    """Give inputs and outputs the declared names and shapes (the tracer forgets fixed ones), the file its metadata."""
     # The tracer spells out shape arithmetic that is constant; onnxslim folds it. What is computed from weights alone is
     # left to the engine that loads the file: it may be larger than they are.
     model = slimmed(onnx.load_model_from_string(content), size_threshold=FOLDED_BYTES)
-    declared = {spec.name: spec for spec in specs}
     for value in (*model.graph.input, *model.graph.output):
         shape = value.type.tensor_type.shape
         del shape.dim[:]
-        for size in declared[value.name].shape:
+        for size in specs[value.name].shape:
             dimension = shape.dim.add()
             if isinstance(size, int):
                 dimension.dim_value = size
             else:
                 dimension.dim_param = size
+    rename_border(model.graph, {safe: spec.name for safe, spec in specs.items()})
+    _raise_opset(model, opset)
     model.producer_name = "onnx-student-compressor"
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+def _raise_opset(model: onnx.ModelProto, opset: int) -> None:
+    """Declare the teacher's operator set: nodes that are written as they were may need it.
+
+    From the newest that torch writes up to today's, definitions of what it writes differ only in the types they take.
+    """
+    for entry in model.opset_import:
+        if not entry.domain:
+            entry.version = max(entry.version, min(opset, onnx.defs.onnx_opset_version()))
+    model.ir_version = max(model.ir_version, onnx.helper.find_min_ir_version_for(list(model.opset_import)))

@@ -60,7 +60,10 @@ def _written_out(model: onnx.ModelProto, has_converter: Callable[[onnx.NodeProto
         }
         if not expandable:
             break
-        model = inliner.inline_selected_functions(model, sorted(expandable), inline_schema_functions=True)
+        try:
+            model = inliner.inline_selected_functions(model, sorted(expandable), inline_schema_functions=True)
+        except RuntimeError:  # onnx gives up on some functions with missing inputs; the operator is told by name later.
+            break
     return model
 
 

@@ -10,9 +10,27 @@ from compressor.shared_draws import RANDOM_OPERATORS
 DANGEROUS = ["constant_folding", "subexpression_elimination"]
 """Steps of onnxslim that draw once and for all, or take two draws for one."""
 
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "BatchNormalization", "PRelu", "LSTM", "GRU", "RNN"})
+"""Operators that become a torch layer with weights of its own where these are stored."""
+
 
 def slimmed(model: onnx.ModelProto, **options: int) -> onnx.ModelProto:
     """Return a model that computes the same with less; options are onnxslim's, such as `size_threshold` in bytes."""
     random = any(node.op_type in RANDOM_OPERATORS for node in model.graph.node)
     slim: onnx.ModelProto = onnxslim.slim(model, skip_optimizations=DANGEROUS if random else [], **options)
     return slim
+
+
+def has_computed_weights(model: onnx.ModelProto) -> bool:
+    """Say whether a layer's weights are computed from constants instead of stored, as some exporters write them."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    computed: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in LAYERS and computed.intersection(node.input[1:]):
+            return True
+        constant = all(not name or name in stored or name in computed for name in node.input)
+        if constant and node.op_type not in (*RANDOM_OPERATORS, "Constant"):
+            computed.update(node.output)
+        elif node.op_type == "Constant":
+            stored.update(node.output)
+    return False

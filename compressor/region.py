@@ -14,6 +14,7 @@ import onnx
 
 from compressor.errors import TeacherError
 from compressor.named_options import did_you_mean
+from compressor.onnx_names import rename_tensors
 
 PREFIX = "student"
 """What the names of all that is put into a region start with."""
@@ -105,14 +106,14 @@ def put_back(model: onnx.ModelProto, region: Region, student: onnx.ModelProto) -
     position = min(at for at, node in enumerate(model.graph.node) if node.output[0] in inside)
     kept = [node for node in model.graph.node if node.output[0] not in inside]
     before = [node for node in model.graph.node[:position] if node.output[0] not in inside]
-    added = _renamed(student.graph, region)
+    _name_apart(student.graph, region)
     del made.graph.node[:]
-    made.graph.node.extend(_sorted([*before, *added, *kept[len(before) :]]))
+    made.graph.node.extend(_sorted([*before, *student.graph.node, *kept[len(before) :]]))
     read = {name for node in made.graph.node for name in node.input} | {value.name for value in made.graph.output}
     weights = [tensor for tensor in model.graph.initializer if tensor.name in read]
     del made.graph.initializer[:]
     made.graph.initializer.extend(weights)
-    made.graph.initializer.extend(_renamed_weights(student.graph))
+    made.graph.initializer.extend(student.graph.initializer)
     there = {name for node in made.graph.node for name in node.output}
     values = [value for value in model.graph.value_info if value.name in there]
     del made.graph.value_info[:]
@@ -204,7 +205,9 @@ def _opset(model: onnx.ModelProto) -> int:
 
 def _at_opset(student: onnx.ModelProto, version: int) -> onnx.ModelProto:
     if _opset(student) == version:
-        return student
+        copy = onnx.ModelProto()
+        copy.CopyFrom(student)
+        return copy
     try:
         converted: onnx.ModelProto = onnx.version_converter.convert_version(student, version)
     except Exception as error:
@@ -212,30 +215,12 @@ def _at_opset(student: onnx.ModelProto, version: int) -> onnx.ModelProto:
     return converted
 
 
-def _renamed(student: onnx.GraphProto, region: Region) -> list[onnx.NodeProto]:
-    """Return a student's nodes with names that no other tensor of the model has, but for the border's."""
+def _name_apart(student: onnx.GraphProto, region: Region) -> None:
+    """Give a student's tensors and nodes names that nothing else in the model has, but for the border's tensors."""
     border = set(region.inputs) | set(region.outputs)
-    nodes = []
+    rename_tensors(student, lambda name: name if name in border else f"{PREFIX}/{name}")
     for at, node in enumerate(student.node):
-        copied = onnx.NodeProto()
-        copied.CopyFrom(node)
-        copied.name = f"{PREFIX}/{node.name or f'{node.op_type}_{at}'}"
-        for names in (copied.input, copied.output):
-            renamed = [name if not name or name in border else f"{PREFIX}/{name}" for name in names]
-            del names[:]
-            names.extend(renamed)
-        nodes.append(copied)
-    return nodes
-
-
-def _renamed_weights(student: onnx.GraphProto) -> list[onnx.TensorProto]:
-    weights = []
-    for tensor in student.initializer:
-        copied = onnx.TensorProto()
-        copied.CopyFrom(tensor)
-        copied.name = f"{PREFIX}/{tensor.name}"
-        weights.append(copied)
-    return weights
+        node.name = f"{PREFIX}/{node.name or f'{node.op_type}_{at}'}"
 
 
 def _sorted(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:

@@ -104,3 +104,35 @@ def lp_normalization(x: Tensor, /, *, axis: int = -1, p: int = 2) -> Tensor:
 def swiglu(x: Tensor, gate: Tensor | None = None, /, *, alpha: float = 1.0, axis: int = -1) -> Tensor:
     gates, values = (x, gate) if gate is not None else x.chunk(2, axis)
     return gates * torch.sigmoid(alpha * gates) * values
+
+
+@operator("Selu", fallback=True)
+def selu(x: Tensor, /, *, alpha: float = 1.6732632423543772, gamma: float = 1.0507009873554805) -> Tensor:
+    return gamma * torch.where(x > 0, x, alpha * torch.expm1(x))
+
+
+@operator("Dropout", fallback=True)
+def dropout(
+    x: Tensor, share: Tensor | None = None, training: Tensor | None = None, /, *, ratio: float = 0.5, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    if training is not None and bool(training) and (share is None or bool(share)):
+        raise NotImplementedError("a Dropout that stays in training mode")
+    return x.clone(), torch.ones_like(x, dtype=torch.bool)
+
+
+@operator("LayerNormalization", fallback=True)
+def layer_normalization(
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    /,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    axes = list(range(axis % x.dim(), x.dim()))
+    mean = x.mean(axes, keepdim=True)
+    inverse = torch.rsqrt(x.var(axes, unbiased=False, keepdim=True) + epsilon)
+    made = (x - mean) * inverse * scale
+    return (made if bias is None else made + bias), mean, inverse

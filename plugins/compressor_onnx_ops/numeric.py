@@ -172,3 +172,13 @@ def clip(
     highest = high if high is not None else max
     x = x if lowest is None else torch.maximum(x, torch.as_tensor(lowest, dtype=x.dtype, device=x.device))
     return x if highest is None else torch.minimum(x, torch.as_tensor(highest, dtype=x.dtype, device=x.device))
+
+
+@operator("IsInf")
+def is_inf(x: Tensor, /, *, detect_negative: int = 1, detect_positive: int = 1) -> Tensor:
+    found = torch.zeros_like(x, dtype=torch.bool)
+    if detect_negative:
+        found |= torch.isneginf(x)
+    if detect_positive:
+        found |= torch.isposinf(x)
+    return found

@@ -90,7 +90,13 @@ class _AsItWas(torch.autograd.Function):
 
     @staticmethod
     def forward(_: Any, module: OnnxOperator, *present: Tensor) -> Any:
-        return module.compute(*present)
+        # The node stands for all that happens here; arithmetic with shapes would leak into the trace.
+        state = torch._C._get_tracing_state()
+        torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+        try:
+            return module.compute(*present)
+        finally:
+            torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
     @staticmethod
     def symbolic(graph: Any, module: OnnxOperator, *present: Any) -> Any:

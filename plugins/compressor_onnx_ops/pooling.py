@@ -38,7 +38,7 @@ def max_pool(
     return values, sources + planes * places.numel()
 
 
-@operator("AveragePool")
+@operator("AveragePool", fallback=True)
 def average_pool(
     x: Tensor,
     /,

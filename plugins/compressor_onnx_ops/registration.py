@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 
 # fmt: off
 MODULES: Mapping[str, str] = {
-    "activations": "Acosh Asinh Atanh Cosh Gelu GroupNormalization Hardmax LpNormalization MeanVarianceNormalization "
-                   "Mish RMSNormalization Shrink Sinh SwiGLU Swish ThresholdedRelu",
+    "activations": "Acosh Asinh Atanh Cosh Dropout Gelu GroupNormalization Hardmax LayerNormalization "
+                   "LpNormalization MeanVarianceNormalization Mish RMSNormalization Selu Shrink Sinh SwiGLU Swish "
+                   "ThresholdedRelu",
     "convolutions": "Col2Im Conv ConvInteger ConvTranspose DeformConv",
     "images": "AffineGrid GridSample Resize Upsample",
     "indexing": "Compress GatherElements GatherND NonZero OneHot ReverseSequence Scatter ScatterElements ScatterND "
                 "TensorScatter TopK Unique",
     "narrow": "Add Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mul Sub",
-    "numeric": "BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Clip CumProd CumSum Det Mod "
-               "Pow Size",
+    "numeric": "BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Clip CumProd CumSum "
+               "Det IsInf Mod Pow Size",
     "pooling": "AveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool MaxUnpool",
     "quantisation": "DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearConv QLinearMatMul QuantizeLinear",
     "random_numbers": "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike",
@@ -42,9 +43,9 @@ MODULES: Mapping[str, str] = {
 NARROW = (onnx.TensorProto.UINT16, onnx.TensorProto.UINT32, onnx.TensorProto.UINT64)
 
 ONLY_MORE_TYPES = (
-    "Acos Asin Atan BatchNormalization Celu Concat Constant ConstantOfShape Cos Dropout Einsum Elu "
-    "GlobalAveragePool HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN "
-    "RoiAlign Round Selu Sin Softplus Softsign Tan Transpose"
+    "Acos Asin Atan BatchNormalization Celu Concat Constant ConstantOfShape Cos Einsum Elu "
+    "GlobalAveragePool HardSigmoid HardSwish Identity InstanceNormalization IsNaN "
+    "RoiAlign Round Sin Softplus Softsign Tan Transpose"
 )
 """Operators of onnx2torch whose later definitions differ from those that it knows in the types they take."""
 
@@ -71,7 +72,12 @@ def _converter(name: str, version: int, module: str) -> Converter:
         import_module(f"compressor_onnx_ops.{module}")
         from compressor_onnx_ops.operators import FALLBACKS, convert_operator
 
-        if name in FALLBACKS and theirs is not None and not _is_narrow(node, graph) and not _is_beyond(name, node):
+        if (
+            name in FALLBACKS
+            and theirs is not None
+            and not _is_narrow(node, graph)
+            and not _is_beyond(name, node, graph)
+        ):
             try:
                 return theirs(node, graph)
             except Exception:  # It refuses by whatever exception an option that it lacks leads to.
@@ -81,19 +87,32 @@ def _converter(name: str, version: int, module: str) -> Converter:
     return convert
 
 
-def _is_beyond(name: str, node: OnnxNode) -> bool:
+def _is_beyond(name: str, node: OnnxNode, graph: OnnxGraph) -> bool:
     """Say whether a node has what onnx2torch takes without a word and computes otherwise."""
     given = node.attributes
-    if name == "MaxPool":
+    if name in ("AveragePool", "MaxPool"):
         kernel = list(given["kernel_shape"])
-        wide = any(2 * pad > size for pad, size in zip(given.get("pads", []), 2 * kernel, strict=False))
-        return len(node.output_values) > 1 or wide
+        if any(2 * pad > size for pad, size in zip(given.get("pads", []), 2 * kernel, strict=False)):
+            return True
     if name == "Flatten":
-        return bool(given.get("axis", 1) != 1)
+        return bool(given.get("axis", 1) != 1) or _rank(node, graph) == 1
     if name == "Pad":
         return len(node.input_values) > 3
-    options = {"ConvTranspose": {"output_shape"}, "Shape": {"start", "end"}, "Split": {"num_outputs"}}
+    if name in ("LayerNormalization", "Dropout", "MaxPool"):
+        return len(node.output_values) > 1
+    options = {
+        "AveragePool": {"ceil_mode", "dilations"},
+        "ConvTranspose": {"output_shape"},
+        "Shape": {"start", "end"},
+        "Split": {"num_outputs"},
+    }
     return bool(options.get(name, set()) & given.keys())
+
+
+def _rank(node: OnnxNode, graph: OnnxGraph) -> int | None:
+    """Return how many axes a node's first input has, None where the file does not say."""
+    known = graph.value_info.get(node.input_values[0])
+    return len(known.type.tensor_type.shape.dim) if known is not None else None
 
 
 def _is_narrow(node: OnnxNode, graph: OnnxGraph) -> bool:

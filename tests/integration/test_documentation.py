@@ -108,10 +108,8 @@ def test_marked_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("snippet", snippets("yaml"), ids=str)
 def test_recipes_and_their_parts_are_valid(snippet: Snippet, tmp_path: Path) -> None:
     content = yaml.safe_load(snippet.code)
-    if isinstance(content, dict):
-        recipe = {"stages": ["fold"], **content}
-    else:
-        recipe = {**AROUND_STAGES, "stages": content}
+    whole = isinstance(content, dict)
+    recipe = {"stages": ["fold"], **content} if whole else {**AROUND_STAGES, "stages": content}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({"teacher": "teacher.onnx", **recipe}), encoding="utf-8")
     assert load_plan(path).stages
