@@ -84,7 +84,7 @@ class MeasuredModel:
             return Timings(own, own)
         # An input may have got an axis of size one after the batch axis: the values are the teacher's all the same.
         probe = {
-            spec.name: array.reshape([size if isinstance(size, int) else -1 for size in spec.shape])
+            spec.name: array.reshape(spec.sized(self.probe_size))
             for spec, array in zip(self.teacher.inputs, self.probe.values(), strict=True)
         }
         found = Timings(*time_in_turn([(self.onnx_bytes, self.probe), (self.teacher.content, probe)], threads, runs))

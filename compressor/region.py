@@ -6,9 +6,10 @@ leave, apart from weights and constants.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 import onnx
 
@@ -56,8 +57,12 @@ def resolve(source: str, model: onnx.ModelProto, inputs: Sequence[str], outputs:
     return region
 
 
-def cut_out(model: onnx.ModelProto, region: Region) -> onnx.ModelProto:
-    """Return a region as a model of its own; axes whose size is not known are dynamic.
+Rates = Mapping[str, Sequence[int]]
+"""By tensor, how many times as long its axes are as the dynamic axes of a model's inputs."""
+
+
+def cut_out(model: onnx.ModelProto, region: Region, rates: Rates = MappingProxyType({})) -> onnx.ModelProto:
+    """Return a region as a model of its own; axes whose size is not known are dynamic, and tell their rate.
 
     Raises:
         TeacherError: the rank or type of a tensor at the border is not known.
@@ -68,8 +73,8 @@ def cut_out(model: onnx.ModelProto, region: Region) -> onnx.ModelProto:
     graph = onnx.helper.make_graph(
         inside,
         f"{model.graph.name or 'model'}, a region",
-        [_border(known, name) for name in region.inputs],
-        [_border(known, name) for name in region.outputs],
+        [_border(known, name, rates) for name in region.inputs],
+        [_border(known, name, rates) for name in region.outputs],
         [tensor for tensor in model.graph.initializer if tensor.name in read],
     )
     return onnx.helper.make_model(
@@ -185,17 +190,20 @@ def _values(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
     return {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
 
 
-def _border(known: dict[str, onnx.ValueInfoProto], name: str) -> onnx.ValueInfoProto:
+def _border(known: dict[str, onnx.ValueInfoProto], name: str, rates: Rates) -> onnx.ValueInfoProto:
     """Return what is known of a tensor, every size that is not a number a dynamic one."""
     value = known.get(name)
     if value is None or not value.type.tensor_type.HasField("shape") or not value.type.tensor_type.elem_type:
         raise TeacherError(
             f"the number of axes of '{name}' is not known: onnx cannot infer it. Name another tensor close by."
         )
-    sizes = [
-        size.dim_value if size.HasField("dim_value") else f"{name}_axis_{axis}"
-        for axis, size in enumerate(value.type.tensor_type.shape.dim)
-    ]
+    sizes: list[int | str] = []
+    for axis, size in enumerate(value.type.tensor_type.shape.dim):
+        rate = rates[name][axis] if name in rates else 1
+        axis_name = f"{name}_axis_{axis}"
+        sizes.append(
+            size.dim_value if size.HasField("dim_value") else axis_name if rate == 1 else f"{rate}*{axis_name}"
+        )
     return onnx.helper.make_tensor_value_info(name, value.type.tensor_type.elem_type, sizes)
 
 

@@ -28,7 +28,7 @@ from compressor.recipe import RegionNames
 from compressor.region import cut_out, resolve
 from compressor.shared_draws import recorded_draws, taking_draws
 from compressor.tensor_spec import TensorSpec
-from compressor.whole_model import WholeModel
+from compressor.whole_model import WholeModel, border_rates
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -99,7 +99,7 @@ def load_teacher(
     whole = None
     if region is not None:
         whole = _around(str(source), model, content, region)
-        model = cut_out(model, whole.region)
+        model = cut_out(model, whole.region, border_rates(model, whole.region, whole.inputs))
         content = model.SerializeToString()
     graph = convert_model(str(source), model, converters)
     inputs, outputs = model_specs(model.graph, initial=True), model_specs(model.graph, initial=False)

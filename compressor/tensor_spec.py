@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 Dimension = int | str
@@ -9,7 +10,10 @@ Dimension = int | str
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, shape and element type of one input or output; a string in `shape` names a dynamic axis."""
+    """Name, shape and element type of one input or output; a string in `shape` names a dynamic axis.
+
+    `512*frames` names one that is 512 times as long as the plain ones: inputs of several rates fit together so.
+    """
 
     name: str
     shape: tuple[Dimension, ...]
@@ -23,6 +27,20 @@ class TensorSpec:
     def sized(self, size: int) -> tuple[int, ...]:
         """Return the shape with `size` in place of every dynamic axis but a leading batch axis, which is one."""
         return tuple(
-            dimension if isinstance(dimension, int) else (1 if axis == 0 else size)
+            dimension if isinstance(dimension, int) else (1 if axis == 0 else size * _rate(dimension))
             for axis, dimension in enumerate(self.shape)
         )
+
+    @property
+    def time_axis(self) -> int | None:
+        """Position of the one dynamic axis besides the batch axis; None where there are more, or none."""
+        varying = set(self.dynamic_axes) - {0}
+        return varying.pop() if len(varying) == 1 else None
+
+
+_RATE = re.compile(r"(\d+)\s*\*")
+
+
+def _rate(dimension: str) -> int:
+    found = _RATE.match(dimension)
+    return max(1, int(found[1])) if found else 1

@@ -17,6 +17,9 @@ from compressor.graph_editing import feed
 from compressor.region import Region, part_before, put_back
 from compressor.tensor_spec import TensorSpec
 
+PROBED_SIZES = (16, 32)
+"""Sizes of the dynamic axes at which the model before a region is run to learn its rates."""
+
 MOST_DIFFERENCE = 1e-4
 """Between the student by itself and the student in its place, as a share of the largest value."""
 
@@ -87,6 +90,33 @@ class WholeModel:
         if not worst <= MOST_DIFFERENCE:
             raise VerificationError(f"in its place the student differs from itself by {worst:.3g} of the largest value")
         return worst
+
+
+def border_rates(model: onnx.ModelProto, region: Region, inputs: tuple[TensorSpec, ...]) -> dict[str, tuple[int, ...]]:
+    """Return how many times as long a region's inputs are as a model's, by axis, found out by running what is before.
+
+    Nothing where their sizes do not follow from the model's by a factor, as where a model decides how long to speak.
+    """
+    from compressor.teacher_loading import random_inputs
+
+    session = _session(part_before(model, region).SerializeToString())
+    shapes = []
+    for size in PROBED_SIZES:
+        try:
+            made = session.run(list(region.inputs), _taken(session, random_inputs(inputs, size)))
+        except Exception:  # A model may want inputs that fit together; nothing is known of them here.
+            return {}
+        shapes.append([array.shape for array in made])
+    small, large = shapes
+    rates: dict[str, tuple[int, ...]] = {}
+    for name, first, second in zip(region.inputs, small, large, strict=True):
+        axes = tuple(one // PROBED_SIZES[0] for one in first)
+        fixed = [one == other for one, other in zip(first, second, strict=True)]
+        grown = [rate * PROBED_SIZES[1] == other for rate, other in zip(axes, second, strict=True)]
+        if not all(same or fits for same, fits in zip(fixed, grown, strict=True)):
+            return {}
+        rates[name] = tuple(1 if same else rate for rate, same in zip(axes, fixed, strict=True))
+    return rates
 
 
 def _session(content: bytes) -> Any:

@@ -13,13 +13,14 @@ from typing import ClassVar, NamedTuple
 from pydantic import Field, model_validator
 
 from compressor.data_source import DataContext
-from compressor.dataset import Dataset, FloatArray, Sample
+from compressor.dataset import Dataset, FloatArray
 from compressor.errors import DataError
 from compressor.package_files import resolve_package_path
 from compressor_audio.piper_voice import PiperVoice, Scales
 from compressor_audio.speech_cache import Pcm, from_pcm, load_speech, save_speech, to_pcm
-from compressor_audio.speech_samples import check_audible, mel_input
+from compressor_audio.speech_samples import at_rate, check_audible, speech_sample
 from compressor_audio.speech_source import SpeechSource
+from compressor_audio.vocoder_inputs import vocoder_inputs
 from compressor_audio.voice_change import Pitch
 
 
@@ -73,21 +74,26 @@ class PiperSpeech(SpeechSource):
         Raises:
             DataError: no such voice, a voice that speaks nothing, or a teacher that takes no mel.
         """
-        input_name = mel_input(context.inputs, self.mel.n_mels)
+        given = vocoder_inputs(context.inputs, self.mel.n_mels)
+        self.check_shifts(given)
         voice = PiperVoice.read(resolve_package_path(self.voice, DataError))
         audio = [from_pcm(samples) for samples in self._spoken(voice, context)]
         validation, train = audio[: self.validation_sentences], audio[self.validation_sentences :]
-        return self._dataset(
-            tuple(
-                self._sample(f"sentence {number}", samples, pitch, voice, input_name)
-                for number, (samples, pitch) in enumerate(zip(train, cycle(self.pitches), strict=False), start=1)
-            ),
-            tuple(
-                self._sample(f"validation sentence {number}", samples, 1.0, voice, input_name)
-                for number, samples in enumerate(validation, start=1)
-            ),
-            f"sentences spoken by the Piper voice {voice.path.stem}",
-        )
+        rate = voice.sample_rate
+        train_samples = [
+            sample
+            for number, (samples, pitch) in enumerate(zip(train, cycle(self.pitches), strict=False), start=1)
+            for sample in self._training_sample(
+                f"sentence {number}", self._used(f"sentence {number}", samples, voice), rate, pitch, given
+            )
+        ]
+        named = [(f"validation sentence {number}", samples) for number, samples in enumerate(validation, start=1)]
+        validation_samples = [
+            speech_sample(name, at_rate(self._used(name, samples, voice), rate, self.mel.sample_rate), given, self.mel)
+            for name, samples in named
+        ]
+        origin = f"sentences spoken by the Piper voice {voice.path.stem}"
+        return self._dataset(tuple(train_samples), tuple(validation_samples), origin)
 
     def _spoken(self, voice: PiperVoice, context: DataContext) -> Sequence[Pcm]:
         """Return the speech, those that validate first: they stay the same whatever number trains."""
@@ -109,10 +115,10 @@ class PiperSpeech(SpeechSource):
                 task.advance()
         return spoken
 
-    def _sample(self, name: str, audio: FloatArray, pitch: float, voice: PiperVoice, input_name: str) -> Sample:
-        spoken = audio[: round(self.max_seconds * voice.sample_rate)]
-        check_audible(f"{voice.path}, {name}", spoken, voice.sample_rate, self.min_seconds)
-        return self._training_sample(name, spoken, voice.sample_rate, pitch, input_name)
+    def _used(self, name: str, audio: FloatArray, voice: PiperVoice) -> FloatArray:
+        used = audio[: round(self.max_seconds * voice.sample_rate)]
+        check_audible(f"{voice.path}, {name}", used, voice.sample_rate, self.min_seconds)
+        return used
 
     @property
     def _scales(self) -> Scales:

@@ -11,8 +11,9 @@ from pydantic import Field
 from compressor.data_source import DataContext
 from compressor.dataset import Dataset, FloatArray, Sample
 from compressor.errors import DataError
-from compressor_audio.speech_samples import check_audible, mel_input, read_recording, speech_sample
+from compressor_audio.speech_samples import check_audible, read_recording, speech_sample
 from compressor_audio.speech_source import SpeechSource
+from compressor_audio.vocoder_inputs import VocoderInputs, vocoder_inputs
 from compressor_audio.voice_change import Pitch
 
 _SUFFIXES = frozenset({".wav", ".flac", ".ogg"})
@@ -48,11 +49,12 @@ class SpeechFolder(SpeechSource):
         Raises:
             DataError: too few usable recordings, or a teacher that takes no mel.
         """
-        input_name = mel_input(context.inputs, self.mel.n_mels)
+        given = vocoder_inputs(context.inputs, self.mel.n_mels)
+        self.check_shifts(given)
         train, validation, findings = self._split(context)
         return self._dataset(
-            tuple(self._training_samples(train, input_name)),
-            tuple(speech_sample(name, audio, input_name, self.mel) for name, audio in validation.items()),
+            tuple(self._training_samples(train, given)),
+            tuple(speech_sample(name, audio, given, self.mel) for name, audio in validation.items()),
             f"recordings of {self.path.name}",
             findings,
         )
@@ -101,10 +103,10 @@ class SpeechFolder(SpeechSource):
         check_audible(str(file), audio, self.mel.sample_rate, self.min_seconds)
         return audio
 
-    def _training_samples(self, recordings: Recordings, input_name: str) -> Iterable[Sample]:
+    def _training_samples(self, recordings: Recordings, given: VocoderInputs) -> Iterable[Sample]:
         for name, audio in recordings.items():
             for pitch in self.pitches:
-                yield self._training_sample(name, audio, self.mel.sample_rate, pitch, input_name)
+                yield from self._training_sample(name, audio, self.mel.sample_rate, pitch, given)
 
 
 def _audio_files(folder: Path) -> list[Path]:

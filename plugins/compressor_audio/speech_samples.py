@@ -1,39 +1,20 @@
-"""From recordings to samples: reading audio, finding the teacher's mel input, analysing."""
+"""From recordings to samples: reading audio, analysing."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from compressor.dataset import FloatArray, Sample
 from compressor.errors import DataError
 from compressor_audio.mel import MelOptions, log_mel
-
-if TYPE_CHECKING:
-    from compressor.tensor_spec import TensorSpec
+from compressor_audio.vocoder_inputs import VocoderInputs
 
 SILENCE_PEAK = 1e-3
 """-60 dBFS: a recording whose peak is lower is taken for silence."""
-
-
-def mel_input(inputs: tuple[TensorSpec, ...], n_mels: int) -> str:
-    """Return the name of the teacher's one input, a mel (batch, n_mels, frames).
-
-    Raises:
-        DataError: the teacher takes something else, or something besides.
-    """
-    match inputs:
-        case (spec,) if len(spec.shape) == 3 and spec.shape[1] == n_mels and spec.dtype.startswith("float"):
-            return spec.name
-    found = "; ".join(f"{spec.name}: ({', '.join(map(str, spec.shape))}) {spec.dtype}" for spec in inputs)
-    raise DataError(
-        f"the teacher's inputs are {found}; speech needs exactly one mel input (batch, {n_mels}, frames). "
-        "If the teacher takes another number of mel bands, set it in the data's options: mel: {n_mels: …}"
-    )
 
 
 def read_recording(path: Path, sample_rate: int, max_seconds: float) -> FloatArray:
@@ -71,14 +52,14 @@ def check_audible(name: str, audio: FloatArray, sample_rate: int, min_seconds: f
         raise DataError(f"{name}: silent (peak below -60 dBFS)")
 
 
-def speech_sample(name: str, audio: FloatArray, input_name: str, mel: MelOptions) -> Sample:
-    """Return a sample whose input is the mel (1, n_mels, frames) and whose reference is frames * hop_length samples."""
+def speech_sample(name: str, audio: FloatArray, given: VocoderInputs, mel: MelOptions) -> Sample:
+    """Return a sample for a vocoder, whose reference is frames * hop_length samples of the audio (samples,)."""
     import torch
 
     with torch.no_grad():
         frames = log_mel(torch.from_numpy(audio)[None], mel).numpy()
     reference = audio[: frames.shape[-1] * mel.hop_length]
-    return Sample(name=name, inputs={input_name: frames}, reference=reference)
+    return Sample(name=name, inputs=given.filled(frames, given.pitch_of(audio, mel)), reference=reference)
 
 
 def at_rate(audio: FloatArray, rate: float, new_rate: float) -> FloatArray:

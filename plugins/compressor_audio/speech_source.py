@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from compressor.data_source import DataSource
 from compressor.dataset import Dataset, FloatArray, Sample
+from compressor.errors import DataError
 from compressor_audio.mel import MelOptions
 from compressor_audio.speech_samples import (
     at_rate,
     check_audible,
     content_hash,
-    mel_input,
     read_recording,
     speech_sample,
 )
+from compressor_audio.vocoder_inputs import VocoderInputs, vocoder_inputs
 from compressor_audio.voice_change import changed_voice
 
 if TYPE_CHECKING:
@@ -26,11 +29,18 @@ if TYPE_CHECKING:
 
 
 class SpeechSource(DataSource, ABC):
-    """A source of recordings for a teacher whose one input is a mel spectrogram."""
+    """A source of recordings for a teacher that takes a mel spectrogram, and perhaps f0."""
 
     mel: MelOptions = Field(default=MelOptions(), description="the teacher's mel analysis; HiFi-GAN's if left out")
     min_seconds: float = Field(default=0.5, gt=0.0, description="shorter recordings are skipped")
     max_seconds: float = Field(default=20.0, gt=0.0, description="longer recordings are cut")
+
+    f0_shifts: tuple[Annotated[float, Field(ge=-24.0, le=24.0)], ...] = Field(
+        default=(0.0,),
+        min_length=1,
+        description="semitones by which f0 departs from the mel's pitch, each in a training sample of its own: for "
+        "vocoders that shift the pitch so",
+    )
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> SpeechSource:
@@ -59,16 +69,38 @@ class SpeechSource(DataSource, ABC):
         Raises:
             DataError: broken, silent or too short a file, or a teacher that takes no mel.
         """
-        input_name = mel_input(inputs, self.mel.n_mels)
+        given = vocoder_inputs(inputs, self.mel.n_mels)
         audio = read_recording(path, self.mel.sample_rate, self.max_seconds)
         check_audible(str(path), audio, self.mel.sample_rate, self.min_seconds)
-        return speech_sample(path.stem, audio, input_name, self.mel)
+        return speech_sample(path.stem, audio, given, self.mel)
 
-    def _training_sample(self, name: str, audio: FloatArray, rate: int, pitch: float, input_name: str) -> Sample:
-        """Return audio (samples,) of `rate` as a sample, as if spoken `pitch` times as high by another voice."""
-        if pitch == 1.0:
-            return speech_sample(name, at_rate(audio, rate, self.mel.sample_rate), input_name, self.mel)
-        return Sample(f"{name}, {pitch:g} times as high", {input_name: changed_voice(audio, rate, self.mel, pitch)})
+    def check_shifts(self, given: VocoderInputs) -> None:
+        """Refuse shifts of f0 for a teacher that takes none.
+
+        Raises:
+            DataError: it takes no f0.
+        """
+        if not given.pitch and set(self.f0_shifts) != {0.0}:
+            raise DataError("f0_shifts: the teacher takes no f0; leave the option out")
+
+    def _training_sample(
+        self, name: str, audio: FloatArray, rate: int, pitch: float, given: VocoderInputs
+    ) -> Iterator[Sample]:
+        """Yield audio (samples,) of `rate` as samples, as if spoken `pitch` times as high, one for each shift of f0."""
+        plain = speech_sample(name, at_rate(audio, rate, self.mel.sample_rate), given, self.mel)
+        f0 = plain.inputs[given.pitch][0] * np.float32(pitch) if given.pitch else None
+        frames = plain.inputs[given.mel].swapaxes(1, 2) if given.bands_last else plain.inputs[given.mel]
+        if pitch != 1.0:
+            name = f"{name}, {pitch:g} times as high"
+            frames = changed_voice(audio, rate, self.mel, pitch)
+        for shift in self.f0_shifts:
+            if shift == 0.0 and pitch == 1.0:
+                yield plain
+            elif f0 is None:
+                yield Sample(name, given.filled(frames, None))
+            else:
+                shifted = f0 * np.float32(2 ** (shift / 12))
+                yield Sample(f"{name}, f0 {shift:+g}" if shift else name, given.filled(frames, shifted))
 
     def _dataset(
         self, train: tuple[Sample, ...], validation: tuple[Sample, ...], origin: str, findings: tuple[str, ...] = ()
@@ -83,5 +115,7 @@ class SpeechSource(DataSource, ABC):
         )
 
     def _amount(self, samples: tuple[Sample, ...]) -> str:
-        frames = sum(mel.shape[-1] for sample in samples for mel in sample.inputs.values())
+        # The mel is by far the largest of a sample's inputs.
+        sizes = (max(array.size for array in sample.inputs.values()) for sample in samples)
+        frames = sum(sizes) / self.mel.n_mels
         return f"{len(samples)} utterances ({frames * self.mel.hop_length / self.mel.sample_rate:.0f} s)"

@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 
 from compressor.dataset import Sample
 from compressor.errors import DataError
+from compressor.graph_editing import output_specs
 from compressor.tensor_spec import TensorSpec
 from compressor_distill.feature_points import PointRunner
 
@@ -56,12 +57,13 @@ class TeacherSignals:
         segment: int,
     ) -> None:
         self.specs = specs
+        self.made = output_specs(teacher)[0]
         self.points = points
         self.device = device
         self.segment = segment
         self.runner = PointRunner(teacher, points)
         inputs = [tuple(torch.from_numpy(sample.inputs[spec.name]) for spec in specs) for sample in samples]
-        self.inputs = [each for each in inputs if not self.segmented or each[0].shape[-1] >= segment]
+        self.inputs = [each for each in inputs if not self.segmented or self._size(each) >= segment]
         self.recorded: dict[int, _Signals] = {}
         if not self.inputs:
             raise DataError(
@@ -71,8 +73,13 @@ class TeacherSignals:
 
     @property
     def segmented(self) -> bool:
-        """Say whether samples have a length that segments can be cut from: exactly their last axis varies."""
-        return all(set(spec.dynamic_axes) - {0} == {len(spec.shape) - 1} for spec in self.specs)
+        """Say whether segments can be cut from samples: one axis of each input varies, and the output's last."""
+        signal = self.made.time_axis == len(self.made.shape) - 1
+        return signal and all(spec.time_axis is not None for spec in self.specs)
+
+    def _size(self, inputs: tuple[Tensor, ...]) -> int:
+        """Return the length of a sample: that of the input of the lowest rate."""
+        return min(value.shape[spec.time_axis or 0] for value, spec in zip(inputs, self.specs, strict=True))
 
     def _signals(self, index: int) -> _Signals:
         if index not in self.recorded:
@@ -86,7 +93,7 @@ class TeacherSignals:
             name: value.flatten(1, -2)[0].to(torch.float16).T.contiguous().cpu()
             for name, value in self.runner.found.items()
         }
-        return _Signals(inputs, output[0].cpu(), features, inputs[0].shape[-1])
+        return _Signals(inputs, output[0].cpu(), features, self._size(inputs))
 
     @property
     def megabytes(self) -> float:
@@ -95,7 +102,7 @@ class TeacherSignals:
 
     def batch(self, generator: np.random.Generator, count: int) -> Batch:
         """Cut `count` random segments; long samples are taken more often, so that every moment is as likely."""
-        sizes = np.array([inputs[0].shape[-1] for inputs in self.inputs], float)
+        sizes = np.array([self._size(inputs) for inputs in self.inputs], float)
         chosen = generator.choice(len(sizes), count, p=sizes / sizes.sum())
         cuts = [self._cut(self._signals(int(index)), generator) for index in chosen]
         inputs = tuple(torch.cat(parts).to(self.device) for parts in zip(*(cut.inputs for cut in cuts), strict=True))
@@ -113,13 +120,14 @@ class TeacherSignals:
         segment = self.segment
         start = int(generator.integers(0, signals.size - segment + 1))
 
-        def part(length: int) -> slice:
-            rate = length // signals.size
-            return slice(start * rate, (start + segment) * rate)
+        def part(value: Tensor, axis: int) -> Tensor:
+            rate = value.shape[axis] // signals.size
+            return value.narrow(axis, start * rate, segment * rate)
 
+        inputs = zip(signals.inputs, self.specs, strict=True)
         return _Signals(
-            tuple(value[..., part(value.shape[-1])] for value in signals.inputs),
-            signals.output[..., part(signals.output.shape[-1])],
-            {name: value[part(len(value))] for name, value in signals.features.items()},
+            tuple(part(value, spec.time_axis or 0) for value, spec in inputs),
+            part(signals.output, -1),
+            {name: part(value, 0) for name, value in signals.features.items()},
             segment,
         )

