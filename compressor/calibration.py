@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from compressor.dataset import Sample
 from compressor.graph_editing import feed, input_specs
+from compressor.segments import cut
 from compressor.teacher_loading import random_inputs
 from compressor.tensor_spec import TensorSpec
 from compressor.unfolding import channel_axis, matrix, output_positions, unfoldable, unfolded
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
 LONGEST = 256
-"""Size of a dynamic last axis above which calibration inputs are cut: more of a sample says little more."""
+"""Steps above which calibration inputs are cut: more of a sample says little more."""
 
 POSITIONS = 2048
 """Output positions a layer and sample that are looked at, about: neighbouring ones say nearly the same."""
@@ -36,11 +37,7 @@ def calibration_inputs(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield the inputs of each sample in the model's order."""
     for sample in samples:
-        values = (torch.from_numpy(sample.inputs[spec.name]) for spec in specs)
-        yield tuple(
-            value[..., :longest] if len(spec.shape) - 1 in spec.dynamic_axes else value
-            for spec, value in zip(specs, values, strict=True)
-        )
+        yield cut([torch.from_numpy(sample.inputs[spec.name]) for spec in specs], specs, 0, longest)
 
 
 def observe(student: GraphModule, hooks: Mapping[str, Hook], inputs: Iterable[tuple[Tensor, ...]]) -> None:

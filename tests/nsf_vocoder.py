@@ -46,8 +46,8 @@ class Size:
 
 
 NSF, PC_NSF = Size(), Size(harmonics=0, pitch_controllable=True)
-TINY = Size(n_mels=8, width=32, rates=(4, 2, 2), kernels=(8, 4, 4), sample_rate=8000, harmonics=2)
-TINY_PC = Size(8, 32, (4, 2, 2), (8, 4, 4), 8000, harmonics=0, pitch_controllable=True)
+TINY = Size(n_mels=8, width=32, rates=(8, 4, 2), kernels=(16, 8, 4), sample_rate=8000, harmonics=2)
+TINY_PC = Size(8, 32, (8, 4, 2), (16, 8, 4), 8000, harmonics=0, pitch_controllable=True)
 
 
 class SineSource(nn.Module):

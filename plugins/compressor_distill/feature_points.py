@@ -54,7 +54,8 @@ def find_points(teacher: GraphModule, student: GraphModule) -> tuple[str, ...]:
     shared = [
         name
         for name, shape in shapes_of_student.items()
-        if name in shapes_of_teacher and fit(shapes_of_teacher[name]) == fit(shape)
+        # What has no channels, such as audio without its axis of one, is no feature.
+        if len(shape) > 2 and name in shapes_of_teacher and fit(shapes_of_teacher[name]) == fit(shape)
     ]
     order = list(shapes_of_student)
     ends = [

@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 from compressor.dataset import Sample
 from compressor.errors import DataError
 from compressor.graph_editing import output_specs
+from compressor.segments import can_be_cut, cut, length_of, stretch
 from compressor.tensor_spec import TensorSpec
 from compressor_distill.feature_points import PointRunner
 
@@ -73,13 +74,12 @@ class TeacherSignals:
 
     @property
     def segmented(self) -> bool:
-        """Say whether segments can be cut from samples: one axis of each input varies, and the output's last."""
-        signal = self.made.time_axis == len(self.made.shape) - 1
-        return signal and all(spec.time_axis is not None for spec in self.specs)
+        """Say whether segments can be cut from samples: inputs have a time axis, and the output has it last."""
+        return self.made.time_axis == len(self.made.shape) - 1 and can_be_cut(self.specs)
 
     def _size(self, inputs: tuple[Tensor, ...]) -> int:
         """Return the length of a sample: that of the input of the lowest rate."""
-        return min(value.shape[spec.time_axis or 0] for value, spec in zip(inputs, self.specs, strict=True))
+        return length_of(inputs, self.specs) if can_be_cut(self.specs) else 1
 
     def _signals(self, index: int) -> _Signals:
         if index not in self.recorded:
@@ -120,14 +120,9 @@ class TeacherSignals:
         segment = self.segment
         start = int(generator.integers(0, signals.size - segment + 1))
 
-        def part(value: Tensor, axis: int) -> Tensor:
-            rate = value.shape[axis] // signals.size
-            return value.narrow(axis, start * rate, segment * rate)
-
-        inputs = zip(signals.inputs, self.specs, strict=True)
         return _Signals(
-            tuple(part(value, spec.time_axis or 0) for value, spec in inputs),
-            part(signals.output, -1),
-            {name: part(value, 0) for name, value in signals.features.items()},
+            cut(signals.inputs, self.specs, start, segment),
+            stretch(signals.output, -1, signals.size, start, segment),
+            {name: stretch(value, 0, signals.size, start, segment) for name, value in signals.features.items()},
             segment,
         )

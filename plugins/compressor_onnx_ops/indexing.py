@@ -33,7 +33,8 @@ def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, /, *, reduction: str
     rows = (where * strides).sum(-1)
     # Every size is said: none follows from the others where there is nothing to write.
     flat = x.reshape(int(sizes.prod()), math.prod(x.shape[depth:]))
-    values = updates.reshape(rows.shape[0], flat.shape[1])
+    # What is checked in double precision still draws random numbers in the precision that the file names.
+    values = updates.reshape(rows.shape[0], flat.shape[1]).to(flat.dtype)
     if reduction == "none":
         made = flat.index_copy(0, rows, values)
     else:

@@ -33,8 +33,8 @@ MODULES: Mapping[str, str] = {
     "recurrent": "GRU LSTM RNN",
     "reductions": "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
                   "ReduceSumSquare",
-    "shapes": "CenterCropPad DepthToSpace EyeLike Flatten Pad Range Reshape Shape SpaceToDepth Split Squeeze Trilu "
-              "Unsqueeze",
+    "shapes": "CenterCropPad DepthToSpace EyeLike Flatten Pad Range Reshape Shape Slice SpaceToDepth Split Squeeze "
+              "Trilu Unsqueeze",
     "signals": "BlackmanWindow DFT HammingWindow HannWindow MelWeightMatrix STFT",
 }
 # fmt: on

@@ -62,6 +62,27 @@ def _inside(positions: Tensor, length: int, mode: str) -> Tensor:
     return torch.where(folded < length, folded, period - folded)
 
 
+@operator("Slice")
+def slice_(
+    x: Tensor,
+    starts: Tensor | list[int],
+    ends: Tensor | list[int],
+    axes: Tensor | None = None,
+    steps: Tensor | None = None,
+    /,
+) -> Tensor:
+    chosen = numbers(axes) or list(range(len(numbers(starts))))
+    strides = numbers(steps) or [1] * len(chosen)
+    for start, end, axis, step in zip(numbers(starts), numbers(ends), chosen, strides, strict=True):
+        places = range(*slice(start, end, step).indices(x.shape[axis]))
+        if step > 0:
+            # A view: nothing is copied where nothing has to be.
+            x = x[(slice(None),) * (axis % x.dim()) + (slice(places.start, places.stop, step),)]
+        else:
+            x = x.index_select(axis, torch.tensor(list(places), dtype=torch.int64, device=x.device))
+    return x
+
+
 @operator("Split", fallback=True)
 def split(
     x: Tensor,
@@ -131,7 +152,7 @@ def unsqueeze(x: Tensor, chosen: Tensor | None = None, /, *, axes: list[int] | N
     return x
 
 
-@operator("Squeeze", fallback=True)
+@operator("Squeeze")
 def squeeze(x: Tensor, chosen: Tensor | None = None, /, *, axes: list[int] | None = None) -> Tensor:
     where = numbers(chosen) or numbers(axes)
     if not where:
