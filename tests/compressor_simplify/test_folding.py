@@ -230,7 +230,7 @@ def test_products_of_a_file_become_linear_layers(tmp_path: Any, tiny_context: St
     model = randomised(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)))
     path.write_bytes(as_onnx(model, torch.zeros(1, 24, 4), ("x", {1: "time"}), ("y", {1: "time"})))
     teacher = load_teacher(path)
-    assert operations(teacher.graph)[0] == "OnnxMatMul"
+    assert "OnnxMatMul" in operations(teacher.graph)
     outcome = fold(teacher.graph, tiny_context)
     assert operations(outcome.student) == ["Linear", "OnnxFunction", "Linear"]
     trained = sum(parameter.numel() for parameter in outcome.student.parameters())
