@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch_pruning
 from torch import nn
 from torch.fx import GraphModule
 
 from benchmarks.own_process import ProcessDiedError, in_own_process, peak_gigabytes
+from benchmarks.torch_pruned import pruned_by
 from compressor.console import print_table
 from compressor.errors import CompressorError
 from compressor.figures import in_words
-from compressor.graph_editing import copy_graph, input_specs
+from compressor.graph_editing import copy_graph
 from compressor.measuring import measure
 from compressor.metric import Metric
 from compressor.pipeline import RunSettings, StageLine, default_cache_dir, prepare
@@ -39,7 +39,7 @@ from compressor.plugin_catalog import load_catalog
 from compressor.progress import SilentReporter
 from compressor.rehearsal import Rehearsal
 from compressor.stage_running import Workbench
-from compressor.teacher_loading import load_teacher, random_inputs
+from compressor.teacher_loading import load_teacher
 
 JUDGED_BY = ("parameters", "macs", "latency", "speedup", "pesq-wb", "stoi", "mel-l1")
 EXACT = ("transposed-to-standard-conv", "conv1d-to-conv2d")
@@ -129,7 +129,7 @@ def torch_pruned(importance: str, *, global_pruning: bool = False) -> Start:
         low, high, best = 0.0, 0.95, None
         while high - low > 0.005:
             ratio = (low + high) / 2
-            student = _pruned_by(bench, importance, ratio, global_pruning)
+            student = pruned_by(bench, importance, ratio, global_pruning=global_pruning)
             costs = Rehearsal(replace(bench, limits=_arithmetic(bench)), (), student).costs_after({})
             if all(costs[name] <= limit for name, limit in _arithmetic(bench).items()):
                 high, best = ratio, student
@@ -144,35 +144,6 @@ def torch_pruned(importance: str, *, global_pruning: bool = False) -> Start:
         return best
 
     return make
-
-
-def _pruned_by(bench: Workbench, importance: str, ratio: float, global_pruning: bool) -> GraphModule:
-    student = copy_graph(bench.teacher.graph)
-    example = tuple(torch.from_numpy(array) for array in random_inputs(input_specs(student), 16).values())
-    for parameter in student.parameters():
-        parameter.requires_grad_(True)
-    convs = [module for module in student.modules() if isinstance(module, nn.Conv1d)]
-    taylor = importance == "taylor"
-    pruner = torch_pruning.pruner.MetaPruner(
-        student,
-        example,
-        importance=torch_pruning.importance.GroupTaylorImportance()
-        if taylor
-        else torch_pruning.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=ratio,
-        global_pruning=global_pruning,
-        max_pruning_ratio=0.9,
-        round_to=8,
-        ignored_layers=[convs[-1]],
-        # Its mutable defaults leak from pruner to pruner.
-        in_channel_groups={},
-        out_channel_groups={},
-    )
-    if taylor:
-        for sample in bench.data.train[:4] if bench.data else ():
-            student(torch.from_numpy(sample.inputs["mel"])[..., :128]).square().mean().backward()
-    pruner.step()
-    return student
 
 
 def random_weights(student: GraphModule, seed: int) -> GraphModule:

@@ -116,8 +116,8 @@ def _refuse_unsupported(source: str, model: onnx.ModelProto, told: Set[str]) -> 
         listed = "\n  ".join(f"{operator} (first at '{place}')" for operator, place in sorted(missing.items()))
         raise TeacherError(
             f"{source}: onnx2torch has no converter at opset {newest_opset(model)} for:\n  {listed}\n"
-            "Export the model with opset 17 or lower and without these operators, or install a plugin that "
-            "offers converters (hook compressor_onnx_converters)."
+            "Compress a region without them (teacher: {onnx: …, region: …}; 'compress doctor' proposes some), export "
+            "the model without them, or install a plugin that offers converters (hook compressor_onnx_converters)."
         )
 
 
