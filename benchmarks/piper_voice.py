@@ -24,7 +24,7 @@ from pystoi import stoi
 from compressor.console import print_table
 from compressor.package_files import resolve_package_path
 from compressor.region import cut_out, part_before, resolve
-from compressor.teacher_loading import onnx_session
+from compressor.stored_model import onnx_session
 from compressor.timing import time_in_turn
 
 SENTENCES = (

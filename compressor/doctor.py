@@ -18,7 +18,8 @@ from compressor.onnx_conversion import Support, newest_opset, support_of
 from compressor.package_files import resolve_package_path
 from compressor.shared_draws import RANDOM_OPERATORS
 from compressor.sidecars import PIPER_SUFFIX, VOCODER_NAME
-from compressor.teacher_loading import load_teacher, model_specs, onnx_session, parse_model, random_inputs, read_bytes
+from compressor.stored_model import StoredModel, onnx_session, parse_model, read_stored
+from compressor.teacher_loading import load_teacher, model_specs, random_inputs
 from compressor.tensor_spec import TensorSpec
 
 QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
@@ -81,15 +82,15 @@ def examine(source: str, converters: Converters) -> Diagnosis:
     Raises:
         TeacherError: no such file, or not an ONNX model.
     """
-    content = read_bytes(source)
-    model = parse_model(source, content)
+    stored = read_stored(source)
+    model = parse_model(source, stored)
     inputs, outputs = model_specs(model.graph, initial=True), model_specs(model.graph, initial=False)
     parity, problem = _loaded(source, converters)
-    vocoder = _vocoder(source, content, inputs, outputs)
+    vocoder = _vocoder(source, stored, inputs, outputs)
     parts = regions(model)
     return Diagnosis(
         source=source,
-        bytes=len(content),
+        bytes=stored.size,
         opset=newest_opset(model),
         producer=f"{model.producer_name} {model.producer_version}".strip(),
         parameters=sum(_size(tensor) for tensor in model.graph.initializer),
@@ -158,14 +159,14 @@ def _licence(model: onnx.ModelProto) -> str:
 
 
 def _vocoder(
-    source: str, content: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    source: str, stored: StoredModel, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> VocoderFact | None:
     """Return what the files beside a model and its own output lengths say of it as a vocoder."""
     described, facts = _beside(source)
     if "phoneme_id_map" in facts:
         rate = facts.get("audio", {}).get("sample_rate")
         return VocoderFact("a Piper voice", None, rate, described)
-    hop = _hop(content, inputs)
+    hop = _hop(stored, inputs)
     takes_mel = any(len(spec.shape) == 3 and spec.dtype == "float32" for spec in inputs)
     if hop is None or not takes_mel or len(outputs) != 1:
         return None
@@ -187,12 +188,12 @@ def _beside(source: str) -> tuple[str, Mapping[str, Any]]:
     return "", {}
 
 
-def _hop(content: bytes, inputs: Sequence[TensorSpec]) -> int | None:
+def _hop(stored: StoredModel, inputs: Sequence[TensorSpec]) -> int | None:
     """Return samples of output for each step of the inputs' dynamic axes, where there are several."""
     if not all(spec.dtype == "float32" for spec in inputs):
         return None
     try:
-        session = onnx_session(content)
+        session = onnx_session(stored)
         lengths = [session.run(None, random_inputs(tuple(inputs), size))[0].shape[-1] for size in HOP_SIZES]
     except Exception:  # What cannot be run tells nothing; that it cannot is told elsewhere.
         return None

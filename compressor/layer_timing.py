@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from compressor.teacher_loading import session_options
+from compressor.stored_model import session_options
 
 FUSED_SUFFIX = "_nchwc"
 """What onnxruntime appends to the name of a tensor to name the node of blocked layout that makes it."""

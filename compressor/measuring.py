@@ -52,6 +52,10 @@ class MeasuredModel:
     def onnx_bytes(self) -> bytes:
         return self.teacher.content if self.baseline is None else export_onnx(self.graph, self.teacher.opset)
 
+    @property
+    def file_size(self) -> int:
+        return self.teacher.stored.size if self.baseline is None else len(self.onnx_bytes)
+
     @cached_property
     def probe_size(self) -> int:
         """Size of the dynamic axes that gives about a second of output."""
@@ -80,14 +84,14 @@ class MeasuredModel:
 
     def _time(self, threads: int, runs: int) -> Timings:
         if self.baseline is None:
-            (own,) = time_in_turn([(self.onnx_bytes, self.probe)], threads, runs)
+            (own,) = time_in_turn([(self.teacher.stored, self.probe)], threads, runs)
             return Timings(own, own)
         # An input may have got an axis of size one after the batch axis: the values are the teacher's all the same.
         probe = {
             spec.name: array.reshape(spec.sized(self.probe_size))
             for spec, array in zip(self.teacher.inputs, self.probe.values(), strict=True)
         }
-        found = Timings(*time_in_turn([(self.onnx_bytes, self.probe), (self.teacher.content, probe)], threads, runs))
+        found = Timings(*time_in_turn([(self.onnx_bytes, self.probe), (self.teacher.stored, probe)], threads, runs))
         return found.as_if_teacher_took(self.baseline.timed(threads, runs).seconds)
 
     @cached_property

@@ -39,6 +39,10 @@ class Subject(Protocol):
         """The model as ONNX."""
 
     @property
+    def file_size(self) -> int:
+        """Bytes of the model's file, and of those beside it that hold its weights."""
+
+    @property
     def probe(self) -> dict[str, FloatArray]:
         """One input of the model, about a second long where a rate is known."""
 

@@ -6,21 +6,23 @@ import logging
 from collections import Counter
 from collections.abc import Set
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 from onnx2torch import convert
 from onnx2torch.node_converters.registry import get_converter
+from onnx2torch.onnx_tensor import OnnxTensor
 from torch import nn
 
 from compressor.errors import TeacherError
 from compressor.graph_editing import module_of
 from compressor.hookspecs import Converters
-from compressor.onnx_converters import additional_converters
+from compressor.onnx_converters import additional_converters, values_from
 from compressor.onnx_preparing import is_function, prepared
 from compressor.onnx_slimming import has_computed_weights, slimmed
+from compressor.weights_apart import Weights, completed
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -56,30 +58,34 @@ def support_of(node: onnx.NodeProto, model: onnx.ModelProto, converters: Convert
     return Support.WRITTEN_OUT if local or is_function(node, version) else Support.MISSING
 
 
-def convert_model(source: str, model: onnx.ModelProto, converters: Converters) -> GraphModule:
+def convert_model(
+    source: str, model: onnx.ModelProto, converters: Converters, weights: Weights = MappingProxyType({})
+) -> GraphModule:
     """Return a model's torch graph, in which a weight that several nodes share is one parameter.
+
+    `weights` are the values that the model only refers to.
 
     Raises:
         TeacherError: operators without a torch form, or one that cannot be converted with its options.
     """
-    with additional_converters(converters):
-        converted, graph = _converted(source, model)
-    _make_weights_parameters(graph)
-    _tie_shared_weights(graph, converted)
+    with additional_converters(converters), values_from(weights):
+        converted, graph = _converted(source, model, weights)
+        _make_weights_parameters(graph)
+        _tie_shared_weights(graph, converted)
     return graph
 
 
-def _converted(source: str, model: onnx.ModelProto) -> tuple[onnx.ModelProto, GraphModule]:
+def _converted(source: str, model: onnx.ModelProto, weights: Weights) -> tuple[onnx.ModelProto, GraphModule]:
     """Convert a model as it is or, where that fails or weights are computed ones, with its constants folded.
 
     Returns the model that was converted, too.
     """
     told = {node.name for node in model.graph.node}
-    plain = prepared(_folded(model) if has_computed_weights(model) else model, _has_converter)
+    plain = prepared(_folded(model, weights) if has_computed_weights(model) else model, _has_converter)
     try:
         return plain, _convert(source, plain, told)
     except TeacherError as reason:
-        folded = prepared(_folded(model), _has_converter)
+        folded = prepared(_folded(model, weights), _has_converter)
         try:
             return folded, _convert(source, folded, told)
         except TeacherError:
@@ -87,11 +93,9 @@ def _converted(source: str, model: onnx.ModelProto) -> tuple[onnx.ModelProto, Gr
             raise reason from None
 
 
-def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+def _folded(model: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
     try:
-        folded: onnx.ModelProto = slimmed(copy)
+        folded: onnx.ModelProto = slimmed(completed(model, weights))
     except Exception:  # What is odd about the model is better told by the one that converts it.
         return model
     return folded
@@ -151,7 +155,7 @@ def _make_weights_parameters(graph: GraphModule) -> None:
 def _tie_shared_weights(graph: GraphModule, model: onnx.ModelProto) -> None:
     """Make an initializer that several nodes use one parameter again: onnx2torch copies it for each."""
     uses = Counter(name for node in model.graph.node for name in node.input)
-    shared = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer if uses[tensor.name] > 1]
+    shared = [OnnxTensor(tensor).to_numpy() for tensor in model.graph.initializer if uses[tensor.name] > 1]
     for array in shared:
         owners = [
             (module, name)

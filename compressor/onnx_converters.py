@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import MappingProxyType
+from typing import Any
 
+from numpy.typing import NDArray
+from onnx import TensorProto
 from onnx2torch.node_converters import registry
+from onnx2torch.onnx_tensor import OnnxTensor
 
 from compressor.hookspecs import Converter, Converters
+from compressor.weights_apart import Weights
 
 ORIGINAL: Converters = MappingProxyType(
     {
@@ -35,3 +40,20 @@ def additional_converters(converters: Converters) -> Iterator[None]:
     finally:
         known.clear()
         known.update(before)
+
+
+@contextmanager
+def values_from(weights: Weights) -> Iterator[None]:
+    """Let onnx2torch read the values of tensors that a model only refers to, by name, inside the block."""
+    stored = OnnxTensor.to_numpy
+
+    def to_numpy(tensor: OnnxTensor) -> NDArray[Any]:
+        apart = tensor.proto.data_location == TensorProto.EXTERNAL
+        found: NDArray[Any] = weights[tensor.name].copy() if apart else stored(tensor)
+        return found
+
+    OnnxTensor.to_numpy = to_numpy
+    try:
+        yield
+    finally:
+        OnnxTensor.to_numpy = stored

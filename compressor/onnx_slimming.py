@@ -7,6 +7,9 @@ import onnxslim
 
 from compressor.shared_draws import RANDOM_OPERATORS
 
+SLOW = ["weight_tying"]
+"""Steps of onnxslim whose time grows with the square of the number of weights; this one compares each with each."""
+
 DANGEROUS = ["constant_folding", "subexpression_elimination"]
 """Steps of onnxslim that draw once and for all, or take two draws for one."""
 
@@ -17,7 +20,7 @@ LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "BatchNormalization", "PRel
 def slimmed(model: onnx.ModelProto, **options: int) -> onnx.ModelProto:
     """Return a model that computes the same with less; options are onnxslim's, such as `size_threshold` in bytes."""
     random = any(node.op_type in RANDOM_OPERATORS for node in model.graph.node)
-    slim: onnx.ModelProto = onnxslim.slim(model, skip_optimizations=DANGEROUS if random else [], **options)
+    slim: onnx.ModelProto = onnxslim.slim(model, skip_optimizations=SLOW + (DANGEROUS if random else []), **options)
     return slim
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from compressor.errors import VerificationError
+from compressor.stored_model import StoredModel
 
 RANDOM_OPERATORS = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -44,11 +46,11 @@ def recorded_draws(graph: nn.Module) -> Iterator[Draws]:
             handle.remove()
 
 
-def taking_draws(content: bytes, draws: Draws, *, by_name: bool) -> tuple[bytes, Draws]:
+def taking_draws(stored: StoredModel, draws: Draws, *, by_name: bool) -> tuple[StoredModel, Draws]:
     """Return an ONNX file that takes draws as inputs, and the draws by the names of those inputs.
 
     Args:
-        content: the file.
+        stored: the file.
         draws: what torch drew.
         by_name: the file's tensors have the names that the draws are known by; else its random operators stand in the
             order in which torch drew.
@@ -57,8 +59,8 @@ def taking_draws(content: bytes, draws: Draws, *, by_name: bool) -> tuple[bytes,
         VerificationError: the file draws at more or fewer places than torch.
     """
     if not draws:
-        return content, {}
-    model = onnx.load_model_from_string(content)
+        return stored, {}
+    model = onnx.load_model_from_string(stored.outline)
     random = [node for node in model.graph.node if node.op_type in RANDOM_OPERATORS]
     if by_name:
         named = {node.output[0]: node for node in random}
@@ -74,4 +76,4 @@ def taking_draws(content: bytes, draws: Draws, *, by_name: bool) -> tuple[bytes,
         shape = [f"{node.output[0]}_axis_{axis}" for axis in range(array.ndim)]
         model.graph.input.append(onnx.helper.make_tensor_value_info(node.output[0], kind, shape))
         model.graph.node.remove(node)
-    return model.SerializeToString(), taken
+    return replace(stored, outline=model.SerializeToString()), taken

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -13,20 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnx import external_data_helper
 
 from compressor.errors import TeacherError
 from compressor.graph_editing import placeholders, run_graph
 from compressor.graph_normalising import normalise
 from compressor.hookspecs import Converters
 from compressor.onnx_conversion import convert_model, newest_opset
-from compressor.package_files import resolve_package_path
 from compressor.recipe import RegionNames
 from compressor.region import cut_out, resolve
 from compressor.shared_draws import recorded_draws, taking_draws
+from compressor.stored_model import StoredModel, onnx_session, parse_model, read_stored
 from compressor.tensor_spec import TensorSpec
 from compressor.whole_model import WholeModel, border_rates
 
@@ -63,7 +60,7 @@ class Teacher:
     graph: GraphModule
     source: str
     """As the recipe or the user named it."""
-    content: bytes
+    stored: StoredModel
     opset: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -73,12 +70,21 @@ class Teacher:
     parity: Parity | None = None
     """How near the graph comes to the file in onnxruntime."""
     whole: WholeModel | None = None
-    """The model around it, where the teacher is a region of one; `content` is the region by itself then."""
+    """The model around it, where the teacher is a region of one; `stored` is the region by itself then."""
+
+    @property
+    def content(self) -> bytes:
+        """The ONNX file, with all its weights inside.
+
+        Raises:
+            TeacherError: there are too many of them.
+        """
+        return self.stored.content()
 
     @property
     def sha256(self) -> str:
         """Hash of the ONNX file; where the teacher is a region, of the region by itself."""
-        return hashlib.sha256(self.content).hexdigest()
+        return self.stored.sha256
 
 
 def load_teacher(
@@ -93,21 +99,23 @@ def load_teacher(
         TeacherError: no such file, not an ONNX model, operators without a torch form, or other numbers than
             onnxruntime's.
     """
-    content = read_bytes(source)
-    model = parse_model(str(source), content)
+    stored = read_stored(source)
+    model = parse_model(str(source), stored)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     whole = None
     if region is not None:
-        whole = _around(str(source), model, content, region)
-        model = cut_out(model, whole.region, border_rates(model, whole.region, whole.inputs))
-        content = model.SerializeToString()
-    graph = convert_model(str(source), model, converters)
+        complete = stored.complete()
+        whole = _around(str(source), complete, stored.content(), region)
+        model = cut_out(complete, whole.region, border_rates(complete, whole.region, whole.inputs))
+        stored = StoredModel.of(model.SerializeToString())
+        model = stored.model
+    graph = convert_model(str(source), model, converters, stored.weights)
     inputs, outputs = model_specs(model.graph, initial=True), model_specs(model.graph, initial=False)
     attach_specs(graph, inputs, outputs)
     teacher = Teacher(
         graph=normalise(graph).eval(),
         source=str(source),
-        content=content,
+        stored=stored,
         opset=newest_opset(model),
         inputs=inputs,
         outputs=outputs,
@@ -127,14 +135,14 @@ def _around(source: str, model: onnx.ModelProto, content: bytes, names: RegionNa
     )
 
 
-def read_model(source: str | Path) -> tuple[bytes, tuple[TensorSpec, ...]]:
-    """Return an ONNX file's content and inputs, without converting it.
+def read_model(source: str | Path) -> tuple[StoredModel, tuple[TensorSpec, ...]]:
+    """Return an ONNX file and its inputs, without converting it.
 
     Raises:
         TeacherError: no such file, or not an ONNX model.
     """
-    content = read_bytes(source)
-    return content, model_specs(parse_model(str(source), content).graph, initial=True)
+    stored = read_stored(source)
+    return stored, model_specs(parse_model(str(source), stored).graph, initial=True)
 
 
 def random_inputs(inputs: tuple[TensorSpec, ...], size: int, seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -149,20 +157,6 @@ def random_inputs(inputs: tuple[TensorSpec, ...], size: int, seed: int = 0) -> d
     return arrays
 
 
-def onnx_session(content: bytes, threads: int = 0) -> onnxruntime.InferenceSession:
-    """Open a model in onnxruntime on the CPU; `threads` 0 takes every core."""
-    return onnxruntime.InferenceSession(content, session_options(threads), providers=["CPUExecutionProvider"])
-
-
-def session_options(threads: int = 0) -> onnxruntime.SessionOptions:
-    """Return how models are run in onnxruntime; `threads` 0 takes every core."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return options
-
-
 def compare_with_onnxruntime(teacher: Teacher) -> Parity:
     """Compare torch with onnxruntime at three sizes of the dynamic axes.
 
@@ -170,7 +164,7 @@ def compare_with_onnxruntime(teacher: Teacher) -> Parity:
         TeacherError: onnxruntime cannot run the file, or the numbers differ.
     """
     try:
-        session = onnx_session(teacher.content)
+        session = onnx_session(teacher.stored)
     except Exception as error:
         raise TeacherError(f"{teacher.source}: onnxruntime cannot load it: {error}") from error
     found_so_far: list[Parity] = []
@@ -179,8 +173,8 @@ def compare_with_onnxruntime(teacher: Teacher) -> Parity:
         try:
             with torch.no_grad(), recorded_draws(teacher.graph) as draws:
                 found = run_graph(teacher.graph, tuple(torch.from_numpy(array) for array in arrays.values()))
-            content, drawn = taking_draws(teacher.content, draws, by_name=True)
-            session = onnx_session(content) if drawn else session
+            taking, drawn = taking_draws(teacher.stored, draws, by_name=True)
+            session = onnx_session(taking) if drawn else session
             expected = session.run(None, {**arrays, **drawn})
         except Exception as error:
             shapes = {name: array.shape for name, array in arrays.items()}
@@ -219,58 +213,6 @@ def _refuse_difference(source: str, size: int, expected: list[NDArray[Any]], fou
                 f"largest difference {difference:.3g}, allowed {allowed:.3g}. The model uses an operator that "
                 "is converted wrongly."
             )
-
-
-def read_bytes(source: str | Path) -> bytes:
-    """Return a file's content.
-
-    Raises:
-        TeacherError: no such file, or it cannot be read.
-    """
-    path = resolve_package_path(str(source))
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise TeacherError(f"{source} {what}; expected an ONNX file, such as my_vocoder.onnx")
-    try:
-        return _with_external_data(source, path, path.read_bytes())
-    except OSError as error:
-        raise TeacherError(f"{source}: cannot be read: {error.strerror}") from error
-
-
-def _with_external_data(source: str | Path, path: Path, content: bytes) -> bytes:
-    """Return a file with the weights inside that it keeps in files beside it; onnx refuses those of other folders."""
-    try:
-        model = onnx.load_model_from_string(content)
-    except Exception:  # What is wrong is told by the one who needs the model.
-        return content
-    if not any(external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
-        return content
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-        return bytes(model.SerializeToString())
-    except Exception as error:
-        raise TeacherError(
-            f"{source}: its weights lie in files beside it, which cannot be used: {' '.join(str(error).split())}. They "
-            "belong into the model's own folder, under the names that it has for them, and may not exceed 2 GB."
-        ) from error
-
-
-def parse_model(source: str, content: bytes) -> onnx.ModelProto:
-    """Return a file's content as a checked model.
-
-    Raises:
-        TeacherError: it is none, or not a whole one.
-    """
-    try:
-        model = onnx.load_model_from_string(content)
-        onnx.checker.check_model(model)
-    except Exception as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise TeacherError(
-            f"{source} ({len(content):,} bytes) is not a whole ONNX model: {first_line}. "
-            "A truncated download looks like this: fetch the file again, or export it again."
-        ) from error
-    return model
 
 
 def model_specs(graph: onnx.GraphProto, *, initial: bool) -> tuple[TensorSpec, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from compressor.teacher_loading import onnx_session
+from compressor.stored_model import StoredModel, onnx_session
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Timings:
         return Timings(model, (seconds,) * len(model))
 
 
-def time_in_turn(models: Sequence[tuple[bytes, Mapping[str, Any]]], threads: int, runs: int) -> list[tuple[float, ...]]:
+def time_in_turn(
+    models: Sequence[tuple[bytes | StoredModel, Mapping[str, Any]]], threads: int, runs: int
+) -> list[tuple[float, ...]]:
     """Return the seconds of each run of each model on its inputs, after one run that does not count."""
     sessions = [(onnx_session(content, threads), inputs) for content, inputs in models]
     seconds: list[list[float]] = [[] for _ in models]

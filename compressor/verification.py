@@ -12,7 +12,8 @@ from compressor.errors import VerificationError
 from compressor.graph_editing import copy_graph, feed, input_specs
 from compressor.report import ExportCheck
 from compressor.shared_draws import recorded_draws, taking_draws
-from compressor.teacher_loading import onnx_session, random_inputs
+from compressor.stored_model import StoredModel, onnx_session
+from compressor.teacher_loading import random_inputs
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -70,13 +71,14 @@ def check_export(content: bytes, graph: GraphModule) -> tuple[ExportCheck, ...]:
     Raises:
         VerificationError: they differ by more than `EXPORT_TOLERANCE`.
     """
-    session = onnx_session(content)
+    stored = StoredModel.of(content)
+    session = onnx_session(stored)
     checks: list[ExportCheck] = []
     for size in EXPORT_SIZES:
         arrays = random_inputs(input_specs(graph), size, seed=size)
         with recorded_draws(graph) as draws:
             expected = feed(graph, tuple(torch.from_numpy(array) for array in arrays.values()))
-        taking, drawn = taking_draws(content, draws, by_name=False)
+        taking, drawn = taking_draws(stored, draws, by_name=False)
         session = onnx_session(taking) if drawn else session
         written = session.run(None, {**arrays, **drawn})
         allowed = EXPORT_TOLERANCE * max(1.0, *(float(value.abs().max()) for value in expected))

@@ -120,7 +120,7 @@ def border_rates(model: onnx.ModelProto, region: Region, inputs: tuple[TensorSpe
 
 
 def _session(content: bytes) -> Any:
-    from compressor.teacher_loading import onnx_session
+    from compressor.stored_model import onnx_session
 
     return onnx_session(content)
 

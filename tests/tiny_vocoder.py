@@ -18,8 +18,9 @@ from compressor.dataset import Dataset, FloatArray, Sample
 from compressor.hookspecs import hookimpl
 from compressor.loss import Loss
 from compressor.progress import SilentReporter
+from compressor.stored_model import onnx_session
 from compressor.strategy import StageContext, Strategy
-from compressor.teacher_loading import Teacher, onnx_session
+from compressor.teacher_loading import Teacher
 
 MELS, HOP, RATE = 8, 8, 800
 KERNELS, DILATIONS = (3, 7), (1, 3)

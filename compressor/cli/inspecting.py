@@ -30,7 +30,7 @@ def _analysis(teacher: Teacher) -> dict[str, object]:
     return {
         "source": teacher.source,
         "sha256": teacher.sha256,
-        "bytes": len(teacher.content),
+        "bytes": teacher.stored.size,
         "opset": teacher.opset,
         "parameters": parameter_count(teacher.graph),
         "inputs": [asdict(spec) for spec in teacher.inputs],
@@ -45,7 +45,7 @@ def _analysis(teacher: Teacher) -> dict[str, object]:
 def _print(teacher: Teacher) -> None:
     layers = layer_costs(teacher.graph)
     parameters, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
-    size = in_words(len(teacher.content), "bytes")
+    size = in_words(teacher.stored.size, "bytes")
     click.echo(f"{teacher.source}: opset {teacher.opset}, {size}, {parameters:,} parameters")
     click.echo(f"equal to onnxruntime: {teacher.parity}")
     for role, specs in (("input", teacher.inputs), ("output", teacher.outputs)):

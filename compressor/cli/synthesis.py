@@ -15,7 +15,8 @@ from compressor.planning import plan
 from compressor.plugin_catalog import load_catalog
 from compressor.recipe_file import read_recipe
 from compressor.run_folder import write_atomically
-from compressor.teacher_loading import onnx_session, read_model
+from compressor.stored_model import onnx_session
+from compressor.teacher_loading import read_model
 from compressor.tensor_spec import TensorSpec
 
 
@@ -31,11 +32,11 @@ def synthesise(student: Path, recording: Path, output: Path, recipe: Path | None
     source = plan(read_recipe(document), load_catalog()).data
     if source is None or source.output_rate is None:
         raise DataError(f"{document}: its data is no signal to listen to; name another recipe with --recipe")
-    content, inputs = read_model(student)
+    stored, inputs = read_model(student)
     sample = source.analyse(recording, tuple(map(without_image_axis, inputs)))
     feeds = {spec.name: sample.inputs[spec.name] for spec in inputs}
     fitted = {spec.name: feeds[spec.name][:, None] if len(spec.shape) == 4 else feeds[spec.name] for spec in inputs}
-    audio = np.asarray(onnx_session(content).run(None, fitted)[0]).reshape(-1)
+    audio = np.asarray(onnx_session(stored).run(None, fitted)[0]).reshape(-1)
     buffer = io.BytesIO()
     soundfile.write(buffer, np.clip(audio, -1, 1), source.output_rate, "PCM_16", format="WAV")
     write_atomically(output, buffer.getvalue())

@@ -36,7 +36,7 @@ class FileBytes(Metric):
     follows: ClassVar[str] = "parameters"
 
     def measure(self, subject: Subject) -> float:
-        return float(len(subject.onnx_bytes))
+        return float(subject.file_size)
 
 
 class _Timed(Metric):

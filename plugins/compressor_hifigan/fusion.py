@@ -145,7 +145,18 @@ def _chain(graph: GraphModule, end: Node, start: Node) -> list[Node]:
             return []
         between.add(node)
         stack += node.all_input_nodes
-    return [node for node in graph.graph.nodes if node in between and _is_convolution(graph, node)]
+    return [node for node in _in_order(between, end) if _is_convolution(graph, node)]
+
+
+def _in_order(nodes: set[Node], last: Node) -> list[Node]:
+    """Return nodes in execution order, walking back from the last one: they lie close together in a large graph."""
+    found: list[Node] = []
+    node = last
+    while len(found) < len(nodes):
+        if node in nodes:
+            found.append(node)
+        node = node.prev
+    return found[::-1]
 
 
 def _may_lie_between(graph: GraphModule, node: Node, start: Node) -> bool:

@@ -18,7 +18,8 @@ from torch.fx import GraphModule
 
 from compressor.graph_editing import module_nodes
 from compressor.graph_normalising import normalise
-from compressor.teacher_loading import load_teacher, onnx_session
+from compressor.stored_model import onnx_session
+from compressor.teacher_loading import load_teacher
 
 OPERATIONS = ("Add", "Sub", "Mul", "Div", "LeakyRelu", "Identity", "Dropout")
 FUNCTIONS = (operator.add, operator.sub, operator.mul, operator.truediv)

@@ -15,8 +15,9 @@ from compressor.layer_costs import layer_costs
 from compressor.measuring import MeasuredModel, applies, measure
 from compressor.metric import Metric, Subject
 from compressor.report import Measurement
+from compressor.stored_model import onnx_session
 from compressor.strategy import StageContext
-from compressor.teacher_loading import Teacher, onnx_session
+from compressor.teacher_loading import Teacher
 from tests.small_graphs import chain, traced
 
 

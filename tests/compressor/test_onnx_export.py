@@ -15,8 +15,9 @@ from compressor.errors import ExportError
 from compressor.graph_editing import copy_graph, parameter_count
 from compressor.onnx_export import export_onnx
 from compressor.onnx_names import rename_border
+from compressor.stored_model import onnx_session
 from compressor.strategy import StageContext
-from compressor.teacher_loading import Teacher, load_teacher, onnx_session
+from compressor.teacher_loading import Teacher, load_teacher
 from compressor.verification import check_export
 from tests.small_graphs import chain, traced
 from tests.tiny_vocoder import mel

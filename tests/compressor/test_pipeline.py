@@ -19,7 +19,8 @@ from compressor.pipeline import RunResult
 from compressor.plugin_catalog import Catalog
 from compressor.recipe import Recipe
 from compressor.report import Report
-from compressor.teacher_loading import Teacher, onnx_session
+from compressor.stored_model import onnx_session
+from compressor.teacher_loading import Teacher
 from tests.compressor.tiny_runs import (
     FILES,
     METRICS,

@@ -11,7 +11,8 @@ import pytest
 
 import compressor
 from compressor.errors import TeacherError
-from compressor.teacher_loading import load_teacher, onnx_session, random_inputs
+from compressor.stored_model import onnx_session
+from compressor.teacher_loading import load_teacher, random_inputs
 from tests.compressor.tiny_runs import TRAINING, Runs
 
 

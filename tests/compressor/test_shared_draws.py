@@ -16,6 +16,7 @@ from compressor.onnx_export import export_onnx
 from compressor.plugin_catalog import load_catalog
 from compressor.randomness import draws, stream
 from compressor.shared_draws import recorded_draws, taking_draws
+from compressor.stored_model import StoredModel
 from compressor.teacher_loading import Teacher, load_teacher
 from compressor.verification import check_export
 
@@ -84,8 +85,9 @@ def test_what_is_written_keeps_the_teachers_own_random_operators(teacher: Teache
 
 def test_a_file_that_draws_at_other_places_is_told(teacher: Teacher) -> None:
     with pytest.raises(VerificationError, match="at 1 places, the file at 2"):
-        taking_draws(teacher.content, {"noise": np.zeros((1, 2, 3), np.float32)}, by_name=False)
+        taking_draws(teacher.stored, {"noise": np.zeros((1, 2, 3), np.float32)}, by_name=False)
 
 
 def test_a_file_that_draws_nothing_stays_as_it_is() -> None:
-    assert taking_draws(b"any", {}, by_name=True) == (b"any", {})
+    stored = StoredModel.of(b"any")
+    assert taking_draws(stored, {}, by_name=True) == (stored, {})

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from compressor.errors import TeacherError
 from compressor.graph_editing import copy_graph, input_specs, output_specs, parameter_count
 from compressor.measuring import MeasuredModel
+from compressor.stored_model import onnx_session
 from compressor.teacher_loading import (
     Teacher,
     compare_with_onnxruntime,
     load_teacher,
-    onnx_session,
     random_inputs,
     read_model,
 )
@@ -241,8 +241,8 @@ def test_a_model_whose_weights_lie_beside_it_is_the_same_model(tmp_path: Path, t
 
 
 def test_a_file_can_be_read_without_converting_it(tiny_onnx: Path) -> None:
-    content, inputs = read_model(tiny_onnx)
-    assert content == tiny_onnx.read_bytes()
+    stored, inputs = read_model(tiny_onnx)
+    assert stored.content() == tiny_onnx.read_bytes()
     assert inputs == (TensorSpec("mel", (1, 8, "frames")),)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from compressor.dataset import Dataset
 from compressor.graph_editing import copy_graph
 from compressor.measuring import MeasuredModel
+from compressor.stored_model import StoredModel
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
 from compressor.timing import Timings, time_in_turn
@@ -27,7 +28,8 @@ class Machine:
         self.ran: list[tuple[bytes, int]] = []
         self.given: list[dict[str, Any]] = []
 
-    def session(self, content: bytes, threads: int) -> Machine.Session:
+    def session(self, model: bytes | StoredModel, threads: int) -> Machine.Session:
+        content = model.content() if isinstance(model, StoredModel) else model
         return Machine.Session(self, content, threads)
 
     class Session:
@@ -80,9 +82,9 @@ def test_one_slow_run_does_not_count() -> None:
 
 
 @pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[bytes], int, int]]:
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[bytes | StoredModel], int, int]]:
     """Return the list of what is timed; nothing runs."""
-    calls: list[tuple[list[bytes], int, int]] = []
+    calls: list[tuple[list[bytes | StoredModel], int, int]] = []
 
     def record(models: Sequence[tuple[bytes, Mapping[str, Any]]], threads: int, runs: int) -> list[tuple[float, ...]]:
         calls.append(([content for content, _ in models], threads, runs))
@@ -93,7 +95,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[bytes], int, int]]
 
 
 def test_a_student_is_timed_beside_its_teacher_and_once(
-    tiny_teacher: Teacher, tiny_dataset: Dataset, timed: list[tuple[list[bytes], int, int]]
+    tiny_teacher: Teacher, tiny_dataset: Dataset, timed: list[tuple[list[bytes | StoredModel], int, int]]
 ) -> None:
     baseline = MeasuredModel(tiny_teacher.graph, tiny_teacher, tiny_dataset)
     student = MeasuredModel(copy_graph(tiny_teacher.graph), tiny_teacher, tiny_dataset, baseline)
@@ -101,17 +103,17 @@ def test_a_student_is_timed_beside_its_teacher_and_once(
     assert student.timed(1, 5) == Timings((0.5,), (1.0,))
     assert student.timed(1, 5) is student.timed(1, 5)
     student.timed(2, 5)
-    files = [student.onnx_bytes, tiny_teacher.content]
-    alone = [tiny_teacher.content]
+    files = [student.onnx_bytes, tiny_teacher.stored]
+    alone = [tiny_teacher.stored]
     assert timed == [(files, 1, 5), (alone, 1, 5), (files, 2, 5), (alone, 2, 5)]
 
 
 def test_the_teacher_is_as_fast_as_itself(
-    tiny_teacher: Teacher, tiny_dataset: Dataset, timed: list[tuple[list[bytes], int, int]]
+    tiny_teacher: Teacher, tiny_dataset: Dataset, timed: list[tuple[list[bytes | StoredModel], int, int]]
 ) -> None:
     baseline = MeasuredModel(tiny_teacher.graph, tiny_teacher, tiny_dataset)
     assert baseline.timed(1, 5).speedup == 1.0
-    assert timed == [([tiny_teacher.content], 1, 5)]
+    assert timed == [([tiny_teacher.stored], 1, 5)]
 
 
 def test_a_student_in_the_image_form_runs_on_the_teacher_s_values(

@@ -9,6 +9,7 @@ from compressor_conv.depthwise_separable import DepthwiseSeparableConv
 from compressor_hifigan.mrf_simplification import MrfSimplification
 from compressor_prune.channel_importance import ChannelImportancePruning
 from compressor_reconstruct.least_squares import LeastSquaresReconstruction
+from compressor_reconstruct.output_judge import OutputJudge
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -142,6 +143,20 @@ def test_layers_can_be_chosen(tiny_teacher: Teacher, tiny_context: StageContext)
     assert changed == {"ups/0/ConvTranspose"}
     with pytest.raises(SelectionError):
         LeastSquaresReconstruction(targets=("absent",)).apply(student, enough(tiny_context))
+
+
+def test_layers_that_do_not_bring_the_output_closer_are_left_as_they_were(
+    tiny_teacher: Teacher, tiny_context: StageContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distances = iter([0.5, 0.6])
+    monkeypatch.setattr(OutputJudge, "distance", lambda _judge, _student: next(distances))
+    student = disturbed(tiny_teacher, 0.1)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    outcome = REFIT.apply(student, enough(tiny_context))
+    assert all(torch.equal(before[name], value) for name, value in outcome.student.state_dict().items())
+    (finding,) = outcome.findings
+    assert finding.message.startswith("taken back")
+    assert finding.values == {"distance_before": 0.5, "distance_after": 0.6}
 
 
 def test_it_says_so_where_it_can_do_nothing(tiny_teacher: Teacher, tiny_context: StageContext) -> None:

@@ -21,7 +21,8 @@ from compressor.pipeline import RunSettings
 from compressor.plugin_catalog import load_catalog
 from compressor.randomness import draws
 from compressor.shared_draws import RANDOM_OPERATORS, recorded_draws, taking_draws
-from compressor.teacher_loading import Teacher, load_teacher, onnx_session
+from compressor.stored_model import StoredModel, onnx_session
+from compressor.teacher_loading import Teacher, load_teacher
 from tests.nsf_vocoder import NSF, PC_NSF, TINY, TINY_PC, Size, nsf_onnx, nsf_vocoder
 
 SIZES = {"nsf": TINY, "pc-nsf": TINY_PC}
@@ -50,7 +51,7 @@ def apart(teacher: Teacher, content: bytes, arrays: dict[str, Any], *, by_name: 
     """Return how far torch is from a file of it with the same draws, at most."""
     with recorded_draws(teacher.graph) as drawn:
         (found, *_) = feed(teacher.graph, values(arrays))
-    taking, taken = taking_draws(content, drawn, by_name=by_name)
+    taking, taken = taking_draws(StoredModel.of(content), drawn, by_name=by_name)
     (wanted, *_) = onnx_session(taking).run(None, {**arrays, **taken})
     return float(np.abs(found.numpy() - wanted).max())
 

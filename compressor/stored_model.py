@@ -1,0 +1,187 @@
+"""An ONNX file in memory: a graph that is small enough to be copied at every step, and its large weights, held once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import external_data_helper
+
+from compressor.errors import TeacherError
+from compressor.package_files import resolve_package_path
+from compressor.weights_apart import LEAST_BYTES, Weights, completed, refer, weights_apart
+
+LIMIT = 2**31 - 1
+"""Bytes that a protocol buffer can have."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredModel:
+    """A model whose large weights stand beside its graph."""
+
+    outline: bytes
+    """The model; of its large weights only the names, types and shapes."""
+    weights: Weights
+    """The large weights by name."""
+    sha256: str
+    """Of the file, and of the files beside it that it refers to."""
+    size: int
+    """Bytes of all of them."""
+
+    @classmethod
+    def of(cls, content: bytes, beside: Weights | None = None) -> StoredModel:
+        """Return a file's content; `beside` are weights that it keeps elsewhere."""
+        outline, views = weights_apart(content)
+        # Copied, as views would hold the whole file, and at addresses that kernels may refuse.
+        weights = {name: view.copy() for name, view in views.items()}
+        digest = hashlib.sha256(content)
+        size = len(content)
+        if beside:
+            outline = _with(outline, beside)
+            weights |= {name: array for name, array in beside.items() if array.nbytes >= LEAST_BYTES}
+            for array in beside.values():
+                digest.update(array.tobytes())
+                size += array.nbytes
+        return cls(outline, weights, digest.hexdigest(), size)
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The outline, parsed; not to be changed."""
+        return onnx.load_model_from_string(self.outline)
+
+    def complete(self) -> onnx.ModelProto:
+        """Return the model with all its weights inside."""
+        return completed(self.model, self.weights)
+
+    def content(self) -> bytes:
+        """Return the whole model as one file.
+
+        Raises:
+            TeacherError: it is too large for one.
+        """
+        if not self.weights:
+            return self.outline
+        if self.size > LIMIT:
+            raise TeacherError(
+                f"a model of {self.size / 2**30:.1f} GB does not fit into one ONNX file (2 GB), which this needs: "
+                "regions and the student's place in a whole model can only be had of smaller models"
+            )
+        return bytes(self.complete().SerializeToString())
+
+
+def read_stored(source: str | Path) -> StoredModel:
+    """Return a file, with the weights that it keeps in files beside it.
+
+    Raises:
+        TeacherError: no such file, it cannot be read, or its weights lie elsewhere.
+    """
+    path = resolve_package_path(str(source))
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise TeacherError(f"{source} {what}; expected an ONNX file, such as my_vocoder.onnx")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TeacherError(f"{source}: cannot be read: {error.strerror}") from error
+    return StoredModel.of(content, _all_beside(source, path.parent, content))
+
+
+def _all_beside(source: str | Path, folder: Path, content: bytes) -> dict[str, NDArray[Any]]:
+    outline, inside = weights_apart(content)
+    try:
+        graph = onnx.load_model_from_string(outline).graph
+    except Exception:  # What is wrong is told by the one who needs the model.
+        return {}
+    # Those that are apart look as if they lay outside.
+    outside = [tensor for tensor in graph.initializer if tensor.name not in inside]
+    return {
+        tensor.name: _beside(source, folder, tensor)
+        for tensor in outside
+        if external_data_helper.uses_external_data(tensor)
+    }
+
+
+def _beside(source: str | Path, folder: Path, tensor: onnx.TensorProto) -> NDArray[Any]:
+    """Return a weight that lies in another file; onnx refuses those of other folders, and links to them."""
+    try:
+        external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+        array: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
+    except Exception as error:
+        raise TeacherError(
+            f"{source}: its weights lie in files beside it, which cannot be used: {' '.join(str(error).split())}. They "
+            "belong into the model's own folder, under the names that it has for them."
+        ) from error
+    return array
+
+
+def _with(outline: bytes, beside: Weights) -> bytes:
+    """Return an outline that has small weights inside and refers to large ones by their names."""
+    model = onnx.load_model_from_string(outline)
+    for tensor in model.graph.initializer:
+        array = beside.get(tensor.name)
+        if array is not None and array.nbytes >= LEAST_BYTES:
+            refer(tensor, array.nbytes)
+        elif array is not None:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    return bytes(model.SerializeToString())
+
+
+def parse_model(source: str, stored: StoredModel) -> onnx.ModelProto:
+    """Return a file's outline, checked.
+
+    Raises:
+        TeacherError: it is no ONNX model, or not a whole one.
+    """
+    try:
+        model = onnx.load_model_from_string(stored.outline)
+        onnx.checker.check_model(_checkable(model, stored.weights))
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise TeacherError(
+            f"{source} ({stored.size:,} bytes) is not a whole ONNX model: {first_line}. "
+            "A truncated download looks like this: fetch the file again, or export it again."
+        ) from error
+    return model
+
+
+def _checkable(model: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
+    """Return a model that takes its large weights as inputs: onnx's checker looks for files where they are not."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    given = {value.name for value in made.graph.input}
+    apart = [tensor for tensor in made.graph.initializer if tensor.name in weights]
+    for tensor in apart:
+        if tensor.name not in given:
+            made.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+        made.graph.initializer.remove(tensor)
+    return made
+
+
+def onnx_session(model: bytes | StoredModel, threads: int = 0) -> onnxruntime.InferenceSession:
+    """Open a model in onnxruntime on the CPU; `threads` 0 takes every core."""
+    stored = model if isinstance(model, StoredModel) else StoredModel.of(model)
+    options = session_options(threads)
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in stored.weights.values()]
+    if values:
+        options.add_external_initializers(list(stored.weights), values)
+    session = onnxruntime.InferenceSession(stored.outline, options, providers=["CPUExecutionProvider"])
+    # The session may read them where they are.
+    session.held = values
+    return session
+
+
+def session_options(threads: int = 0) -> onnxruntime.SessionOptions:
+    """Return how models are run in onnxruntime; `threads` 0 takes every core."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
