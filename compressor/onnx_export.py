@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import torch
+from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
 from compressor.errors import ExportError
 from compressor.graph_editing import copy_graph, input_specs, output_specs
@@ -48,15 +50,16 @@ def export_onnx(
     """
     specs = _specs_by_safe_name(graph)
     buffer = io.BytesIO()
+    version = min(max(opset, OPSETS.start), OPSETS.stop - 1)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), _plain_squeeze(version):
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 copy_graph(graph).cpu().float().eval(),
                 example or _example(input_specs(graph)),
                 buffer,  # type: ignore[arg-type]  # the tracing exporter takes files too
                 dynamo=False,
-                opset_version=min(max(opset, OPSETS.start), OPSETS.stop - 1),
+                opset_version=version,
                 input_names=[name for name in specs if name.startswith(INPUT)],
                 output_names=[name for name in specs if name.startswith(OUTPUT)],
                 dynamic_axes={name: spec.dynamic_axes for name, spec in specs.items() if spec.dynamic_axes},
@@ -64,6 +67,30 @@ def export_onnx(
     except Exception as error:
         raise ExportError(f"the student cannot be written as ONNX: {type(error).__name__}: {error}") from error
     return _finish(buffer.getvalue(), specs, opset, metadata or {})
+
+
+@contextmanager
+def _plain_squeeze(opset: int) -> Iterator[None]:
+    """Write `torch.squeeze` as the operator of that name inside the block.
+
+    torch would leave an axis of another size as it is, so where it cannot see the size it writes an `If`, of whose
+    branches only one is ever taken here.
+    """
+
+    def squeeze(graph: Any, value: Any, axis: Any = None) -> Any:
+        # Axes are an input from operator set 13 on.
+        return graph.op("Squeeze", value) if axis is None else graph.op("Squeeze", value, _as_list(graph, axis))
+
+    register_custom_op_symbolic("aten::squeeze", squeeze, opset)
+    try:
+        yield
+    finally:
+        unregister_custom_op_symbolic("aten::squeeze", opset)
+
+
+def _as_list(graph: Any, axis: Any) -> Any:
+    """Return one axis, or several, as a list of them."""
+    return graph.op("Reshape", axis, graph.op("Constant", value_t=torch.tensor([-1])))
 
 
 def _specs_by_safe_name(graph: GraphModule) -> dict[str, TensorSpec]:

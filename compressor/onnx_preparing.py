@@ -1,7 +1,7 @@
 """Plainer ONNX from any: what onnx2torch can walk through, computing the same.
 
-Functions are written out, old operator sets are converted, every node has a name of its own, and every output of the
-model is made by a node that makes nothing else.
+Functions are written out, as are branches and loops that constants decide; old operator sets are converted, every node
+has a name of its own, and every output of the model is made by a node that makes nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import onnx
 from onnx import inliner, version_converter
+
+from compressor.control_flow import decided
 
 OLDEST = 13
 """Older operator sets are converted to this one: attributes had become inputs by then."""
@@ -31,7 +33,7 @@ def prepared(model: onnx.ModelProto, has_converter: Callable[[onnx.NodeProto, in
         made = inliner.inline_local_functions(made, convert_version=True)
     if _opset(made) < OLDEST:
         made = _newer(made)
-    made = _written_out(made, has_converter)
+    made = _written_out(decided(made), has_converter)
     _name_nodes(made.graph)
     _own_outputs(made.graph)
     return made

@@ -10,6 +10,7 @@ from compressor_conv.transposed import TransposedToStandardConv
 from compressor_conv.two_dimensional import Conv1dToConv2d
 from onnxruntime import InferenceSession
 from torch import Tensor, nn
+from torch.fx import symbolic_trace
 
 from compressor.errors import ExportError
 from compressor.graph_editing import copy_graph, parameter_count
@@ -17,7 +18,8 @@ from compressor.onnx_export import export_onnx
 from compressor.onnx_names import rename_border
 from compressor.stored_model import onnx_session
 from compressor.strategy import StageContext
-from compressor.teacher_loading import Teacher, load_teacher
+from compressor.teacher_loading import Teacher, attach_specs, load_teacher
+from compressor.tensor_spec import TensorSpec
 from compressor.verification import check_export
 from tests.small_graphs import chain, traced
 from tests.tiny_vocoder import mel
@@ -133,3 +135,23 @@ class Unwritable(nn.Module):
 def test_what_cannot_be_written_is_an_error_of_its_own() -> None:
     with pytest.raises(ExportError, match=r"the student cannot be written as ONNX: .*bessel"):
         export_onnx(traced(chain(Unwritable()), (1, 2, "time")))
+
+
+class Squeezed(nn.Module):
+    """Takes away an axis whose size an exporter cannot see."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.reshape(1, 4, -1, x.shape[2])
+        return torch.relu(torch.squeeze(torch.squeeze(wide, 2), dim=(0,))[None])
+
+
+def test_an_axis_is_taken_away_without_a_condition() -> None:
+    spec = TensorSpec("x", (1, 4, "time"))
+    graph = symbolic_trace(Squeezed())
+    attach_specs(graph, (spec,), (TensorSpec("y", spec.shape),))
+    content = export_onnx(graph)
+    operators = [node.op_type for node in onnx.load_model_from_string(content).graph.node]
+    assert "If" not in operators
+    assert operators.count("Squeeze") == 2
+    value = np.random.default_rng(0).standard_normal((1, 4, 9)).astype(np.float32)
+    np.testing.assert_array_equal(onnx_session(content).run(None, {"x": value})[0], np.maximum(value, 0))
