@@ -87,11 +87,12 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
     wanted = [(node.name or node.op_type).replace(".", "/") for node in graph.node]
     counts = Counter(wanted)
     taken = {name for name, count in counts.items() if count == 1}
+    numbers: Counter[str] = Counter()
     for node, name in zip(graph.node, wanted, strict=True):
-        own, number = name, 0
+        own = name
         while counts[name] > 1 and own in taken:
-            number += 1
-            own = f"{name}_{number}"
+            numbers[name] += 1
+            own = f"{name}_{numbers[name]}"
         taken.add(own)
         node.name = own
 

@@ -140,6 +140,7 @@ def parse_model(source: str, stored: StoredModel) -> onnx.ModelProto:
     """
     try:
         model = onnx.load_model_from_string(stored.outline)
+        _refuse_nonsense(model.graph)
         onnx.checker.check_model(_checkable(model, stored.weights))
     except Exception as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -148,6 +149,23 @@ def parse_model(source: str, stored: StoredModel) -> onnx.ModelProto:
             "A truncated download looks like this: fetch the file again, or export it again."
         ) from error
     return model
+
+
+def _refuse_nonsense(graph: onnx.GraphProto) -> None:
+    """Refuse what onnx's checker lets through.
+
+    Raises:
+        ValueError: a name is no text, or an input or output is no tensor of a known type.
+    """
+    names = [name for node in graph.node for name in (node.name, node.op_type, node.domain, *node.input, *node.output)]
+    names += [each.name for each in (*graph.input, *graph.output, *graph.initializer)]
+    for name in names:
+        if not isinstance(name, str):  # What is no UTF-8 stays bytes.
+            raise ValueError(f"the name {name!r} is no text")
+    for value in (*graph.input, *graph.output):
+        kind = value.type.tensor_type.elem_type
+        if kind == onnx.TensorProto.UNDEFINED or kind not in onnx.helper.get_all_tensor_dtypes():
+            raise ValueError(f"'{value.name}' is no tensor of a type that onnx {onnx.__version__} knows")
 
 
 def _checkable(model: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
