@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 
 from compressor.graph_editing import copy_graph, input_specs
 from compressor.stage_running import Workbench
-from compressor.teacher_loading import random_inputs
+from compressor.tensor_spec import random_inputs
 
 
 def pruned_by(bench: Workbench, importance: str, ratio: float, *, global_pruning: bool) -> GraphModule:

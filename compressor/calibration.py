@@ -13,8 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from compressor.dataset import Sample
 from compressor.graph_editing import feed, input_specs
 from compressor.segments import cut
-from compressor.teacher_loading import random_inputs
-from compressor.tensor_spec import TensorSpec
+from compressor.tensor_spec import TensorSpec, random_inputs
 from compressor.unfolding import channel_axis, matrix, output_positions, unfoldable, unfolded
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from compressor.package_files import resolve_package_path
 from compressor.shared_draws import RANDOM_OPERATORS
 from compressor.sidecars import PIPER_SUFFIX, VOCODER_NAME
 from compressor.stored_model import StoredModel, onnx_session, parse_model, read_stored
-from compressor.teacher_loading import load_teacher, model_specs, random_inputs
-from compressor.tensor_spec import TensorSpec
+from compressor.teacher_loading import load_teacher, model_specs
+from compressor.tensor_spec import TensorSpec, random_inputs
 
 QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 HOP_SIZES = (32, 48)

@@ -23,7 +23,7 @@ from compressor.output_trials import output_errors
 from compressor.sensitivity import sensitivities
 from compressor.stage_running import Workbench
 from compressor.strategy import Candidate
-from compressor.teacher_loading import random_inputs
+from compressor.tensor_spec import random_inputs
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule

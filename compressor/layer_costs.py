@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compressor.calibration import PROBE_SIZE
 from compressor.graph_editing import feed, input_specs, named_weights
-from compressor.teacher_loading import random_inputs
+from compressor.tensor_spec import random_inputs
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule

@@ -18,8 +18,8 @@ from compressor.graph_editing import feed, input_specs, parameter_count
 from compressor.metric import Metric
 from compressor.onnx_export import export_onnx
 from compressor.report import Measurement
-from compressor.teacher_loading import Teacher, random_inputs
-from compressor.tensor_spec import TensorSpec
+from compressor.teacher_loading import Teacher
+from compressor.tensor_spec import TensorSpec, random_inputs
 from compressor.timing import Timings, time_in_turn
 
 if TYPE_CHECKING:

@@ -31,7 +31,8 @@ from compressor.report_building import Outcome, build_report, student_metadata
 from compressor.run_folder import RunFolder
 from compressor.sidecars import student_sidecars
 from compressor.stage_running import Workbench, run_stage
-from compressor.teacher_loading import Teacher, load_teacher, random_inputs
+from compressor.teacher_loading import Teacher, load_teacher
+from compressor.tensor_spec import random_inputs
 from compressor.verification import check_export
 
 if TYPE_CHECKING:

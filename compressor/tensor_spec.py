@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 Dimension = int | str
 
@@ -44,3 +48,15 @@ _RATE = re.compile(r"(\d+)\s*\*")
 def _rate(dimension: str) -> int:
     found = _RATE.match(dimension)
     return max(1, int(found[1])) if found else 1
+
+
+def random_inputs(inputs: tuple[TensorSpec, ...], size: int, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Return standard-normal inputs (zeros and ones for integers) with `size` for every dynamic axis."""
+    generator = np.random.default_rng(seed)
+    arrays: dict[str, NDArray[Any]] = {}
+    for spec in inputs:
+        shape = spec.sized(size)
+        floating = spec.dtype.startswith("float")
+        values = generator.standard_normal(shape) if floating else generator.integers(0, 2, shape)
+        arrays[spec.name] = values.astype(spec.dtype)
+    return arrays

@@ -13,7 +13,7 @@ from compressor.graph_editing import copy_graph, feed, input_specs
 from compressor.report import ExportCheck
 from compressor.shared_draws import recorded_draws, taking_draws
 from compressor.stored_model import StoredModel, onnx_session
-from compressor.teacher_loading import random_inputs
+from compressor.tensor_spec import random_inputs
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule

@@ -97,7 +97,7 @@ def border_rates(model: onnx.ModelProto, region: Region, inputs: tuple[TensorSpe
 
     Nothing where their sizes do not follow from the model's by a factor, as where a model decides how long to speak.
     """
-    from compressor.teacher_loading import random_inputs
+    from compressor.tensor_spec import random_inputs
 
     session = _session(part_before(model, region).SerializeToString())
     shapes = []

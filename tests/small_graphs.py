@@ -12,8 +12,7 @@ from torch.fx import GraphModule, symbolic_trace
 
 from compressor.dataset import Sample
 from compressor.graph_editing import input_specs, output_nodes, placeholders
-from compressor.teacher_loading import random_inputs
-from compressor.tensor_spec import Dimension, TensorSpec
+from compressor.tensor_spec import Dimension, TensorSpec, random_inputs
 
 SIZE = 20
 

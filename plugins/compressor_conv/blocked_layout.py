@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.passes.shape_prop import ShapeProp
 
 from compressor.graph_editing import clean, input_specs, module_of
-from compressor.teacher_loading import random_inputs
+from compressor.tensor_spec import random_inputs
 from compressor_conv.transposed import Interleave
 from compressor_conv.upsampled import NearestUpsampling
 

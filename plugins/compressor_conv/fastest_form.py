@@ -39,7 +39,7 @@ class FastestExactForm(Strategy):
     def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
         from compressor.graph_editing import input_specs
         from compressor.onnx_export import export_onnx
-        from compressor.teacher_loading import random_inputs
+        from compressor.tensor_spec import random_inputs
         from compressor.timing import time_in_turn
 
         probe = random_inputs(input_specs(student), self.size)

@@ -117,7 +117,7 @@ def _kinds(student: GraphModule, layers: list[tuple[Node, nn.Conv2d]], size: int
     from torch.fx.passes.shape_prop import ShapeProp
 
     from compressor.graph_editing import input_specs
-    from compressor.teacher_loading import random_inputs
+    from compressor.tensor_spec import random_inputs
     from compressor_conv.time_axis import length_divisors
     from compressor_conv.winograd import TILE
 

@@ -76,7 +76,7 @@ def layer_sizes(student: GraphModule, layers: dict[str, LinearLayer], sample_rat
 
     from compressor.calibration import PROBE_SIZE, Hook, observe
     from compressor.graph_editing import feed, input_specs
-    from compressor.teacher_loading import random_inputs
+    from compressor.tensor_spec import random_inputs
     from compressor.unfolding import channel_axis
 
     found: dict[str, Sizes] = {}

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from compressor.graph_editing import fit_shape, input_specs, placeholders
-from compressor.teacher_loading import random_inputs
+from compressor.tensor_spec import random_inputs
 
 PROBE_SIZE = 16
 

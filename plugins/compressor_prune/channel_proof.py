@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compressor.graph_editing import copy_graph, input_specs
-from compressor.teacher_loading import random_inputs
+from compressor.tensor_spec import random_inputs
 from compressor.unfolding import channel_axis
 from compressor_prune.channel_groups import ChannelGroup, LeftAlone
 from compressor_prune.channel_removal import Drops, remove

@@ -21,7 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch_pruning.ops import OPTYPE, module2type
 
 from compressor.graph_editing import input_specs
-from compressor.teacher_loading import random_inputs
+from compressor.tensor_spec import random_inputs
 
 TRACE_SIZE = 33
 """Size of dynamic axes while tracing: odd, so that it is hardly ever taken for a number of channels."""

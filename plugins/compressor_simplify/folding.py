@@ -69,7 +69,7 @@ def _proof(stage: str, before: GraphModule, after: GraphModule) -> Finding:
 
     from compressor.errors import VerificationError
     from compressor.graph_editing import copy_graph, feed, input_specs
-    from compressor.teacher_loading import random_inputs
+    from compressor.tensor_spec import random_inputs
     from compressor.verification import PROOF_SIZES
 
     graphs = [copy_graph(graph).double().eval() for graph in (before, after)]

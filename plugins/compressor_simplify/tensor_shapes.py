@@ -8,7 +8,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from compressor.calibration import PROBE_SIZE
 from compressor.graph_editing import fit_shape, input_specs
-from compressor.teacher_loading import random_inputs
+from compressor.tensor_spec import random_inputs
 
 
 def probe(graph: GraphModule) -> tuple[Tensor, ...]:

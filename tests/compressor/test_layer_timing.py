@@ -11,7 +11,8 @@ from compressor.graph_editing import copy_graph, layer_name, module_nodes
 from compressor.layer_timing import time_by_layer
 from compressor.onnx_export import export_onnx
 from compressor.strategy import StageContext
-from compressor.teacher_loading import Teacher, random_inputs
+from compressor.teacher_loading import Teacher
+from compressor.tensor_spec import random_inputs
 
 
 @pytest.mark.parametrize("wide", [False, True])

@@ -12,7 +12,8 @@ import pytest
 import compressor
 from compressor.errors import TeacherError
 from compressor.stored_model import onnx_session
-from compressor.teacher_loading import load_teacher, random_inputs
+from compressor.teacher_loading import load_teacher
+from compressor.tensor_spec import random_inputs
 from tests.compressor.tiny_runs import TRAINING, Runs
 
 

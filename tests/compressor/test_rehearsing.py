@@ -32,7 +32,8 @@ from compressor.report import Measurement
 from compressor.sensitivity import sensitivities
 from compressor.stage_running import Workbench, apply_stage
 from compressor.strategy import BudgetedStrategy, Candidate, StageContext, StageOutcome, Strategy
-from compressor.teacher_loading import Teacher, random_inputs
+from compressor.teacher_loading import Teacher
+from compressor.tensor_spec import random_inputs
 
 MakeBench = Callable[..., Workbench]
 

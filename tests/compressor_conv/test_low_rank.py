@@ -17,7 +17,8 @@ from compressor.graph_editing import copy_graph, feed, input_specs, layer_name, 
 from compressor.measuring import MeasuredModel
 from compressor.onnx_export import export_onnx
 from compressor.strategy import Candidate, StageContext
-from compressor.teacher_loading import Teacher, random_inputs
+from compressor.teacher_loading import Teacher
+from compressor.tensor_spec import random_inputs
 from compressor.verification import check_export
 from tests.small_graphs import chain, traced
 from tests.tiny_vocoder import RATE, stage_context
