@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 import yaml
 
+from compressor.control_flow import decided
 from compressor.cut_points import RegionFact, regions
 from compressor.errors import CompressorError
 from compressor.hookspecs import Converters
@@ -141,8 +142,11 @@ def _operators(model: onnx.ModelProto, converters: Converters) -> tuple[Operator
         Support.CONVERTED: "",
     }
     facts = []
+    undecided = {node.op_type for node in decided(model).graph.node}
     for key, count in counts.most_common():
         support = support_of(first[key], model, converters)
+        if key in (("", "If"), ("", "Loop")) and key[1] not in undecided:
+            support = Support.WRITTEN_OUT
         name = f"{key[0]}.{key[1]}" if key[0] else key[1]
         facts.append(OperatorFact(name, count, first[key].name or first[key].output[0], support, remedies[support]))
     return tuple(sorted(facts, key=lambda fact: fact.support != Support.MISSING))

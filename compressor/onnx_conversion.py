@@ -70,6 +70,7 @@ def convert_model(
     """
     with additional_converters(converters), values_from(weights):
         converted, graph = _converted(source, model, weights)
+        _name_initializers(graph)
         _make_weights_parameters(graph)
         _tie_shared_weights(graph, converted)
     return graph
@@ -136,6 +137,30 @@ def _convert(source: str, model: onnx.ModelProto, told: Set[str]) -> GraphModule
             f"{source}: onnx2torch cannot convert it, nor with its constants folded: {type(error).__name__}: {error}"
         ) from error
     return graph
+
+
+def _name_initializers(graph: GraphModule) -> None:
+    """Call constants what the file calls them, and each but once: onnx2torch copies and numbers them for each use."""
+    holder = dict(graph.named_children()).get(INITIALIZERS)
+    if holder is None:
+        return
+    nodes = [node for node in graph.graph.nodes if node.op == "get_attr"]
+    nodes = [node for node in nodes if str(node.target).rpartition(".")[0] == INITIALIZERS]
+    values = {node: getattr(holder, str(node.target).rpartition(".")[2]) for node in nodes}
+    for name in list(holder._buffers):
+        delattr(holder, name)
+    ours: dict[str, str] = {}
+    for node, value in values.items():
+        known = str(getattr(value, "onnx_name", node.name))
+        if known not in ours:
+            # Names may not have dots, nor be those of a module's own attributes.
+            name = known.replace(".", "/")
+            while hasattr(holder, name):
+                name += "_"
+            ours[known] = name
+            holder.register_buffer(name, value)
+        node.target = f"{INITIALIZERS}.{ours[known]}"
+    graph.recompile()
 
 
 def _make_weights_parameters(graph: GraphModule) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from onnx2torch.node_converters import registry
 from onnx2torch.onnx_tensor import OnnxTensor
+from torch import Tensor
 
 from compressor.hookspecs import Converter, Converters
 from compressor.weights_apart import Weights
@@ -44,16 +45,24 @@ def additional_converters(converters: Converters) -> Iterator[None]:
 
 @contextmanager
 def values_from(weights: Weights) -> Iterator[None]:
-    """Let onnx2torch read the values of tensors that a model only refers to, by name, inside the block."""
-    stored = OnnxTensor.to_numpy
+    """Let onnx2torch read the values of tensors that a model only refers to, by name, inside the block.
+
+    torch tensors made inside know their ONNX name, `onnx_name`.
+    """
+    stored, as_torch = OnnxTensor.to_numpy, OnnxTensor.to_torch
 
     def to_numpy(tensor: OnnxTensor) -> NDArray[Any]:
         apart = tensor.proto.data_location == TensorProto.EXTERNAL
         found: NDArray[Any] = weights[tensor.name].copy() if apart else stored(tensor)
         return found
 
-    OnnxTensor.to_numpy = to_numpy
+    def to_torch(tensor: OnnxTensor) -> Tensor:
+        found: Tensor = as_torch(tensor)
+        found.onnx_name = tensor.name  # type: ignore[attr-defined]
+        return found
+
+    OnnxTensor.to_numpy, OnnxTensor.to_torch = to_numpy, to_torch
     try:
         yield
     finally:
-        OnnxTensor.to_numpy = stored
+        OnnxTensor.to_numpy, OnnxTensor.to_torch = stored, as_torch

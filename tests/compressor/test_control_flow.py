@@ -11,7 +11,9 @@ import pytest
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from compressor.control_flow import decided
+from compressor.doctor import examine
 from compressor.errors import TeacherError
+from compressor.onnx_conversion import Support
 from compressor.plugin_catalog import load_catalog
 from compressor.stored_model import onnx_session
 from compressor.teacher_loading import load_teacher
@@ -66,6 +68,9 @@ def test_a_constant_takes_its_branch(condition: bool, tmp_path: Path) -> None:
     nodes = [choice("c", branch("Mul", "then", weights), branch("Exp", "else"))]
     written = equal_to_the_file(model(nodes, [constant("c", condition)]), tmp_path)
     assert [node.op_type for node in written.graph.node] == ["Mul" if condition else "Exp", "Neg", "Identity"]
+    found = examine(str(tmp_path / "model.onnx"), load_catalog().converters)
+    assert found.loads
+    assert [(fact.operator, fact.support) for fact in found.operators] == [("If", Support.WRITTEN_OUT)]
 
 
 @pytest.mark.parametrize(("axis", "then"), [(0, True), (1, False)])

@@ -227,6 +227,26 @@ def test_shared_initializers_are_one_weight(save: Save) -> None:
     assert MeasuredModel(copy_graph(teacher.graph), teacher, None).parameters == wanted
 
 
+def test_constants_have_the_names_of_the_file(save: Save) -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "projection.weight"], ["once"]),
+            helper.make_node("MatMul", ["once", "projection.weight"], ["twice"]),
+            helper.make_node("Add", ["twice", "training"], ["y"]),
+        ],
+        "names",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(weight, "projection.weight"), numpy_helper.from_array(weight[0], "training")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    teacher = load_teacher(save(model.SerializeToString()))
+    names = [name for name, _ in teacher.graph.named_parameters()]
+    # The second has the name of something that every torch module has.
+    assert names == ["initializers.projection/weight", "initializers.training_"]
+
+
 def test_a_model_of_fixed_size_and_integers(save: Save) -> None:
     weight = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
     graph = helper.make_graph(
