@@ -37,4 +37,4 @@ def _send(sender: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> 
 
 def peak_gigabytes() -> float:
     """Return the most memory that this process ever held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -114,7 +114,7 @@ class _Known:
             return
         if found.ndim == 1:
             self.partial[name] = [None if size == -1 else int(size) for size in found]
-        elif int(found) != -1:
+        elif not (found == -1).any():
             self.values[name] = found
 
     def _computed(self, node: NodeProto, given: Mapping[str, Array] | None = None) -> Array | None:
@@ -138,11 +138,13 @@ class _Known:
 
     def written(self, node: NodeProto) -> _Written | None:
         """Return what stands in the place of a node that is decided; None for any other."""
-        if node.op_type == "If" and not node.domain:
-            return self._branch(node)
-        if node.op_type == "Loop" and not node.domain:
-            return self._unrolled(node)
-        return None
+        kinds = {"If": self._branch, "Loop": self._unrolled}
+        if node.domain or node.op_type not in kinds:
+            return None
+        try:
+            return kinds[node.op_type](node)
+        except (ValueError, IndexError):  # Its inputs and outputs are not those of its body; it is refused by name.
+            return None
 
     def _branch(self, node: NodeProto) -> _Written | None:
         condition = self.values.get(node.input[0])
@@ -150,7 +152,7 @@ class _Known:
             return None
         branch = _attribute(node, "then_branch" if condition.reshape(-1)[0] else "else_branch", None)
         made = _Written()
-        made.weights, made.nodes = _placed(branch, f"{node.name or node.output[0]}/", {}, node.output)
+        made.weights, made.nodes = _placed(branch, f"{_label(node)}/", {}, node.output)
         return made
 
     def _unrolled(self, node: NodeProto) -> _Written | None:
@@ -161,7 +163,7 @@ class _Known:
         if count is None or not goes_on or not _never_ends_itself(body):
             return None
         turns = int(count.reshape(-1)[0])
-        if turns * len(body.node) > MOST_NODES:
+        if turns * (_size(body) + len(body.output)) > MOST_NODES:
             return None
         return _turns(node, body, max(0, turns))
 
@@ -173,8 +175,8 @@ def _turns(node: NodeProto, body: onnx.GraphProto, turns: int) -> _Written | Non
         return None
     made = _Written()
     for turn in range(turns):
-        prefix = f"{node.name or node.output[0]}/{turn}/"
-        counter, going = f"{prefix}turn", f"{prefix}going"
+        prefix = f"{_label(node)}/{turn}/"
+        counter, going = f"{prefix}/turn", f"{prefix}/going"
         made.weights.append(numpy_helper.from_array(np.asarray(turn, np.int64), counter))
         made.weights.append(numpy_helper.from_array(np.asarray(True), going))
         given = dict(zip([value.name for value in body.input], [counter, going, *carried], strict=True))
@@ -257,6 +259,17 @@ def _rename_free(graph: onnx.GraphProto, names: Mapping[str, str], prefix: str) 
 def _identity(source: str, output: str) -> NodeProto:
     made: NodeProto = helper.make_node("Identity", [source], [output], name=f"{output}/Identity")
     return made
+
+
+def _label(node: NodeProto) -> str:
+    """Return what no other node has: the first of a node's outputs."""
+    return str(next(filter(None, node.output), node.name))
+
+
+def _size(graph: onnx.GraphProto) -> int:
+    """Return the number of nodes of a graph and of those inside it."""
+    inner = [each.g for node in graph.node for each in node.attribute if each.type == onnx.AttributeProto.GRAPH]
+    return len(graph.node) + sum(_size(each) for each in inner)
 
 
 def _attribute(node: NodeProto, name: str, default: Any) -> Any:

@@ -20,6 +20,7 @@ from compressor.errors import TeacherError
 from compressor.graph_editing import module_of
 from compressor.hookspecs import Converters
 from compressor.onnx_converters import additional_converters, values_from
+from compressor.onnx_names import python_safe
 from compressor.onnx_preparing import is_function, prepared
 from compressor.onnx_slimming import has_computed_weights, slimmed
 from compressor.weights_apart import Weights, completed
@@ -153,8 +154,8 @@ def _name_initializers(graph: GraphModule) -> None:
     for node, value in values.items():
         known = str(getattr(value, "onnx_name", node.name))
         if known not in ours:
-            # Names may not have dots, nor be those of a module's own attributes.
-            name = known.replace(".", "/")
+            # Nor may they be those of a module's own attributes.
+            name = python_safe(known)
             while hasattr(holder, name):
                 name += "_"
             ours[known] = name

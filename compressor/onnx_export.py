@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import torch
+from torch.onnx.symbolic_helper import _maybe_get_const
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
 from compressor.errors import ExportError
@@ -79,6 +80,9 @@ def _plain_squeeze(opset: int) -> Iterator[None]:
 
     def squeeze(graph: Any, value: Any, axis: Any = None) -> Any:
         # Axes are an input from operator set 13 on.
+        sizes, number = value.type().sizes(), _maybe_get_const(axis, "i")
+        if sizes is not None and isinstance(number, int) and sizes[number] not in (None, 1):
+            return value
         return graph.op("Squeeze", value) if axis is None else graph.op("Squeeze", value, _as_list(graph, axis))
 
     register_custom_op_symbolic("aten::squeeze", squeeze, opset)

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import keyword
+import re
 from collections.abc import Callable, Mapping
 
 import onnx
+from torch import nn
+from torch.fx import GraphModule
+
+RESERVED = frozenset({*keyword.kwlist, *dir(nn.Module()), *dir(GraphModule), "initializers"})
+"""Names that code, a module or onnx2torch has other uses for."""
+
+
+def python_safe(name: str) -> str:
+    """Return a name without what torch.fx, which writes it into code, would take for more than a name.
+
+    Dots part the names of modules; quotes, backslashes and line ends would end the text that holds it.
+    """
+    safe = re.sub(r"[.\"\\\x00-\x1f\x7f-\x9f\u2028\u2029]", "/", name)
+    return f"{safe}_" if safe in RESERVED else safe
 
 
 def rename_tensors(graph: onnx.GraphProto, renamed: Callable[[str], str]) -> None:

@@ -13,6 +13,7 @@ import onnx
 from onnx import inliner, version_converter
 
 from compressor.control_flow import decided
+from compressor.onnx_names import python_safe
 
 OLDEST = 13
 """Older operator sets are converted to this one: attributes had become inputs by then."""
@@ -84,7 +85,7 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
 
     onnx2torch numbers names too, yet may arrive at one that another node has.
     """
-    wanted = [(node.name or node.op_type).replace(".", "/") for node in graph.node]
+    wanted = [python_safe(node.name or node.op_type) for node in graph.node]
     counts = Counter(wanted)
     taken = {name for name, count in counts.items() if count == 1}
     numbers: Counter[str] = Counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from onnx import external_data_helper
 
 from compressor.errors import TeacherError
 from compressor.package_files import resolve_package_path
-from compressor.weights_apart import LEAST_BYTES, Weights, completed, refer, weights_apart
+from compressor.weights_apart import Weights, completed, refer, stands_apart, weights_apart
 
 LIMIT = 2**31 - 1
 """Bytes that a protocol buffer can have."""
@@ -44,7 +45,7 @@ class StoredModel:
         size = len(content)
         if beside:
             outline = _with(outline, beside)
-            weights |= {name: array for name, array in beside.items() if array.nbytes >= LEAST_BYTES}
+            weights |= {name: array for name, array in beside.items() if stands_apart(array)}
             for array in beside.values():
                 digest.update(array.tobytes())
                 size += array.nbytes
@@ -89,17 +90,18 @@ def read_stored(source: str | Path) -> StoredModel:
         content = path.read_bytes()
     except OSError as error:
         raise TeacherError(f"{source}: cannot be read: {error.strerror}") from error
+    content = _with_inner_data(source, path.parent, content)
     return StoredModel.of(content, _all_beside(source, path.parent, content))
 
 
 def _all_beside(source: str | Path, folder: Path, content: bytes) -> dict[str, NDArray[Any]]:
     outline, inside = weights_apart(content)
     try:
-        graph = onnx.load_model_from_string(outline).graph
+        model = onnx.load_model_from_string(outline)
     except Exception:  # What is wrong is told by the one who needs the model.
         return {}
     # Those that are apart look as if they lay outside.
-    outside = [tensor for tensor in graph.initializer if tensor.name not in inside]
+    outside = [tensor for tensor in model.graph.initializer if tensor.name not in inside]
     return {
         tensor.name: _beside(source, folder, tensor)
         for tensor in outside
@@ -107,17 +109,45 @@ def _all_beside(source: str | Path, folder: Path, content: bytes) -> dict[str, N
     }
 
 
+def _with_inner_data(source: str | Path, folder: Path, content: bytes) -> bytes:
+    """Return a file with the values inside that branches, loops and attributes keep in files beside it."""
+    outline, inside = weights_apart(content)
+    try:
+        model = onnx.load_model_from_string(outline)
+    except Exception:  # What is wrong is told by the one who needs the model.
+        return content
+    found = [tensor for tensor in _inner_tensors(model.graph) if external_data_helper.uses_external_data(tensor)]
+    for tensor in found:
+        _load(source, folder, tensor)
+    return bytes(completed(model, inside).SerializeToString()) if found else content
+
+
+def _inner_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors that nodes have as attributes, and those of graphs inside."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from inner.initializer
+                yield from _inner_tensors(inner)
+
+
 def _beside(source: str | Path, folder: Path, tensor: onnx.TensorProto) -> NDArray[Any]:
     """Return a weight that lies in another file; onnx refuses those of other folders, and links to them."""
+    _load(source, folder, tensor)
+    array: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
+    return array
+
+
+def _load(source: str | Path, folder: Path, tensor: onnx.TensorProto) -> None:
     try:
         external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        array: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
+        onnx.numpy_helper.to_array(tensor)
     except Exception as error:
         raise TeacherError(
             f"{source}: its weights lie in files beside it, which cannot be used: {' '.join(str(error).split())}. They "
             "belong into the model's own folder, under the names that it has for them."
         ) from error
-    return array
 
 
 def _with(outline: bytes, beside: Weights) -> bytes:
@@ -125,7 +155,7 @@ def _with(outline: bytes, beside: Weights) -> bytes:
     model = onnx.load_model_from_string(outline)
     for tensor in model.graph.initializer:
         array = beside.get(tensor.name)
-        if array is not None and array.nbytes >= LEAST_BYTES:
+        if array is not None and stands_apart(array):
             refer(tensor, array.nbytes)
         elif array is not None:
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
@@ -164,6 +194,8 @@ def _refuse_nonsense(graph: onnx.GraphProto) -> None:
             raise ValueError(f"the name {name!r} is no text")
     for value in (*graph.input, *graph.output):
         kind = value.type.tensor_type.elem_type
+        if value.type.WhichOneof("value") not in (None, "tensor_type"):
+            continue  # What takes or makes sequences is told by its operators.
         if kind == onnx.TensorProto.UNDEFINED or kind not in onnx.helper.get_all_tensor_dtypes():
             raise ValueError(f"'{value.name}' is no tensor of a type that onnx {onnx.__version__} knows")
 
@@ -187,13 +219,27 @@ def onnx_session(model: bytes | StoredModel, threads: int = 0) -> onnxruntime.In
     """Open a model in onnxruntime on the CPU; `threads` 0 takes every core."""
     stored = model if isinstance(model, StoredModel) else StoredModel.of(model)
     options = session_options(threads)
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in stored.weights.values()]
+    # onnxruntime drops weights that nothing reads before it looks for their values.
+    read = _read(stored.model.graph)
+    weights = {name: array for name, array in stored.weights.items() if name in read}
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
     if values:
-        options.add_external_initializers(list(stored.weights), values)
+        options.add_external_initializers(list(weights), values)
     session = onnxruntime.InferenceSession(stored.outline, options, providers=["CPUExecutionProvider"])
     # The session may read them where they are.
     session.held = values
     return session
+
+
+def _read(graph: onnx.GraphProto) -> set[str]:
+    """Return the names that a graph reads or puts out, in its branches too."""
+    names = {value.name for value in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                names |= _read(inner)
+    return names
 
 
 def session_options(threads: int = 0) -> onnxruntime.SessionOptions:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has no stubs
 from numpy.typing import NDArray
 from onnx import TensorProto
 
@@ -30,7 +31,9 @@ RAW_DATA = 9
 
 LENGTH_DELIMITED = 2
 
-PLAIN = frozenset({"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"})
+PLAIN = frozenset(
+    {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"}
+)
 """Types that numpy stores as ONNX does."""
 
 
@@ -60,8 +63,13 @@ def weights_apart(content: bytes, least: int = LEAST_BYTES) -> tuple[bytes, dict
     """
     try:
         return _apart(memoryview(content), least)
-    except (MalformedError, ValueError, OverflowError):
+    except (DecodeError, ValueError, OverflowError):
         return content, {}
+
+
+def stands_apart(array: NDArray[Any]) -> bool:
+    """Say whether a weight is held beside the graph."""
+    return array.nbytes >= LEAST_BYTES and array.dtype.name in PLAIN
 
 
 def refer(tensor: TensorProto, size: int) -> None:

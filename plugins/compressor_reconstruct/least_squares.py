@@ -70,7 +70,7 @@ class LeastSquaresReconstruction(Strategy):
                 findings.append(self._refit(student, site, both))
                 task.advance()
         after = judge.distance(student)
-        if after > 1.01 * before + ROUNDING:
+        if not after <= 1.01 * before + ROUNDING:
             student.load_state_dict(found_weights)
             findings = [_taken_back(before, after)]
         return StageOutcome(student, tuple(findings))
@@ -107,7 +107,7 @@ class LeastSquaresReconstruction(Strategy):
 
 def _taken_back(before: float, after: float) -> Finding:
     return Finding(
-        "taken back: each layer came closer to the teacher's, but not what comes out of samples held out "
+        "taken back: layers came closer to the teacher's, but what comes out of samples held out went further away "
         f"({before:.3f} before, {after:.3f} after), as where the stages before lost the teacher's waveform",
         values={"distance_before": before, "distance_after": after},
     )

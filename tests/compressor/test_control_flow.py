@@ -148,6 +148,39 @@ def test_a_loop_without_turns_hands_on_what_it_got(tmp_path: Path) -> None:
     assert [node.op_type for node in written.graph.node] == ["Identity"]
 
 
+def test_several_sizes_at_once_are_known(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Gather", ["s", "axes"], ["pair"]),
+        helper.make_node("ReduceProd", ["pair"], ["n"], keepdims=0),
+        helper.make_node("Equal", ["n", "three"], ["c"]),
+        choice("c", branch("Tanh", "then"), branch("Exp", "else")),
+    ]
+    weights = [constant("axes", np.array([[0, 1]])), constant("three", np.int64(3))]
+    written = equal_to_the_file(model(nodes, weights), tmp_path)
+    assert "Tanh" in [node.op_type for node in written.graph.node]
+
+
+def test_what_does_not_fit_its_body_stays() -> None:
+    lame = choice("c", branch("Tanh", "then"), branch("Exp", "else"))
+    lame.output.append("more")
+    graph = helper.make_graph([lame], "lame", [X], [value("y")], [constant("c", True)])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    assert decided(made) is made
+
+
+def test_a_loop_of_an_empty_body_is_limited_too() -> None:
+    numbers = [
+        helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+        helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+    ]
+    body = helper.make_graph([], "body", [*numbers, value("v")], [numbers[1], value("v")])
+    for count, stays in ((30_000, True), (5, False)):
+        nodes = [helper.make_node("Loop", ["count", "go", "x"], ["y"], name="loop", body=body)]
+        made = model(nodes, [constant("count", np.int64(count)), constant("go", True)])
+        assert (decided(made) is made) == stays
+
+
 def test_a_loop_that_may_end_itself_or_never_does_stays() -> None:
     weights = [constant("count", np.int64(3)), constant("go", True)]
     ending = loop(going="going", scan=False)

@@ -167,7 +167,8 @@ def test_a_model_that_torch_computes_otherwise_is_refused(tiny_teacher: Teacher)
         compare_with_onnxruntime("teacher", tiny_teacher.stored, other, tiny_teacher.inputs)
 
 
-def test_what_rounding_alone_makes_of_a_model_is_no_difference(save: Save) -> None:
+def rounding(last: np.ndarray[Any, Any]) -> bytes:
+    """Return a model of two outputs: rounding alone, and its input times a number."""
     generator = np.random.default_rng(0)
     order = generator.permutation(4096)
     weight = generator.standard_normal((4096, 64)).astype(np.float32) * 5
@@ -177,19 +178,36 @@ def test_what_rounding_alone_makes_of_a_model_is_no_difference(save: Save) -> No
         helper.make_node("MatMul", ["x", "w"], ["one"]),
         helper.make_node("MatMul", ["turned", "v"], ["other"]),
         helper.make_node("Sub", ["one", "other"], ["y"]),
+        helper.make_node("Mul", ["x", "last"], ["z"]),
     ]
-    weights: dict[str, np.ndarray[Any, Any]] = {"w": weight, "v": weight[order], "order": order.astype(np.int64)}
+    weights: dict[str, np.ndarray[Any, Any]] = {
+        "w": weight,
+        "v": weight[order],
+        "order": order.astype(np.int64),
+        "last": last,
+    }
     graph = helper.make_graph(
         nodes,
         "rounding",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4096])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64]),
+            helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 4096]),
+        ],
         [numpy_helper.from_array(values, name) for name, values in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    parity = load_teacher(save(model.SerializeToString())).parity
-    assert parity is not None
-    assert parity.absolute > RELATIVE_TOLERANCE
+    return bytes(model.SerializeToString())
+
+
+def test_what_rounding_alone_makes_of_a_model_is_no_difference(save: Save) -> None:
+    teacher = load_teacher(save(rounding(np.array([1.0], np.float32))))
+    assert teacher.parity is not None
+    assert teacher.parity.absolute > RELATIVE_TOLERANCE
+    # What rounding makes of one output excuses nothing in another.
+    other = load_teacher(save(rounding(np.array([1.0005], np.float32))))
+    with pytest.raises(TeacherError, match="disagree"):
+        compare_with_onnxruntime("teacher", teacher.stored, other.graph, teacher.inputs)
 
 
 def test_random_numbers_are_refused(save: Save) -> None:
