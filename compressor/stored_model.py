@@ -170,7 +170,7 @@ def parse_model(source: str, stored: StoredModel) -> onnx.ModelProto:
     """
     try:
         model = onnx.load_model_from_string(stored.outline)
-        _refuse_nonsense(model.graph)
+        _refuse_nonsense(model)
         onnx.checker.check_model(_checkable(model, stored.weights))
     except Exception as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -181,23 +181,33 @@ def parse_model(source: str, stored: StoredModel) -> onnx.ModelProto:
     return model
 
 
-def _refuse_nonsense(graph: onnx.GraphProto) -> None:
+def _refuse_nonsense(model: onnx.ModelProto) -> None:
     """Refuse what onnx's checker lets through.
 
     Raises:
         ValueError: a name is no text, or an input or output is no tensor of a known type.
     """
-    names = [name for node in graph.node for name in (node.name, node.op_type, node.domain, *node.input, *node.output)]
-    names += [each.name for each in (*graph.input, *graph.output, *graph.initializer)]
-    for name in names:
-        if not isinstance(name, str):  # What is no UTF-8 stays bytes.
-            raise ValueError(f"the name {name!r} is no text")
+    for text in _texts(model):
+        if not isinstance(text, str):  # What is no UTF-8 stays bytes.
+            raise ValueError(f"the name {text!r} is no text")
+    graph = model.graph
     for value in (*graph.input, *graph.output):
         kind = value.type.tensor_type.elem_type
         if value.type.WhichOneof("value") not in (None, "tensor_type"):
             continue  # What takes or makes sequences is told by its operators.
         if kind == onnx.TensorProto.UNDEFINED or kind not in onnx.helper.get_all_tensor_dtypes():
             raise ValueError(f"'{value.name}' is no tensor of a type that onnx {onnx.__version__} knows")
+
+
+def _texts(message: Any) -> Iterator[Any]:
+    """Yield all that should be text in a protocol buffer."""
+    for field, value in message.ListFields():
+        several = value if field.is_repeated else [value]
+        if field.type == field.TYPE_STRING:
+            yield from several
+        elif field.type == field.TYPE_MESSAGE:
+            for each in several:
+                yield from _texts(each)
 
 
 def _checkable(model: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
