@@ -21,7 +21,7 @@ ATTEMPTS = 8
 """How often a choice is corrected because later stages, or layers that share channels, cost more than was foreseen."""
 
 WASTE = 0.01
-"""Share of a limit that a choice may leave unused without being corrected."""
+"""Share of a limit that a choice may leave unused without being corrected: it is what another choice could gain."""
 
 MOST_WORTH = 2.0
 """Savings are taken to be worth at most this times what was predicted, and at least one over this times."""
@@ -101,13 +101,24 @@ class _Trial:
     """What the candidates say that they save, by limited metric."""
     costs: Mapping[str, float]
     """What the student costs at the end of the recipe."""
+    expected: Mapping[str, float]
+    """What it was to cost there."""
 
-    def meets(self, limits: Mapping[str, float], at_least: float = 0.0) -> bool:
-        """Say whether every limit is kept, and at least this share of each is used."""
-        return all(at_least * limit <= self.costs[name] <= limit for name, limit in limits.items())
+    def meets(self, limits: Mapping[str, float]) -> bool:
+        """Say whether every limit is kept."""
+        return all(self.costs[name] <= limit for name, limit in limits.items())
+
+    def wastes(self, limits: Mapping[str, float]) -> bool:
+        """Say whether a limit leaves more unused than the allocation meant to leave."""
+        return any(self.expected[name] - self.costs[name] > WASTE * limit for name, limit in limits.items())
 
 
-def solve(offers: Mapping[str, Sequence[Candidate]], limits: Mapping[str, float], rehearsal: Rehearsal) -> Choices:
+def solve(
+    offers: Mapping[str, Sequence[Candidate]],
+    limits: Mapping[str, float],
+    rehearsal: Rehearsal,
+    aims: Mapping[str, float] | None = None,
+) -> Choices:
     """Choose what each stage does so that the student meets the limits at the end of the recipe.
 
     Candidates say what they save in the student as it is; stages without candidates change that, and no candidate
@@ -119,57 +130,75 @@ def solve(offers: Mapping[str, Sequence[Candidate]], limits: Mapping[str, float]
         offers: candidates by stage, each saving something in every limited metric that it bears on.
         limits: what the student may cost in the end, by metric.
         rehearsal: what the student costs after which choices.
+        aims: what it is to cost, where that is to be less than the limit because the cost varies by itself.
 
     Raises:
         BudgetError: no choice does.
     """
-    trials = [_tried({}, offers, limits, rehearsal)]
+    aims = {**limits, **(aims or {})}
+    trials = [_tried({}, offers, [], limits, rehearsal)]
     if trials[0].meets(limits):
         return {}
     while not _settled(trials, limits) and len(trials) <= ATTEMPTS:
         try:
-            choices = allocate(offers, _costs_ahead(trials, limits), limits)
+            choices = allocate(offers, _costs_ahead(trials, limits, aims), aims)
         except BudgetError:
             if not any(trial.meets(limits) for trial in trials):
                 raise
             break
         if choices == trials[-1].choices and trials[-1].meets(limits):
             break
-        trials.append(_tried(choices, offers, limits, rehearsal))
+        trials.append(_tried(choices, offers, trials, limits, rehearsal))
     return _best(trials, limits).choices
 
 
 def _settled(trials: Sequence[_Trial], limits: Mapping[str, float]) -> bool:
-    """Say whether the last trial keeps the limits, and uses all of them up or gained nothing over one before it.
+    """Say whether the last trial keeps the limits, and costs what was foreseen or gained nothing over one before it.
 
-    One limit may leave others no chance to be used up, and a clock never says the same twice.
+    Limits that do not bind are not used up, nor are they meant to be; and a clock never says the same twice.
     """
     *before, last = trials
     gained = all(last.error < (1 - WASTE) * trial.error for trial in before if trial.meets(limits))
-    return last.meets(limits, 1 - WASTE) or (last.meets(limits) and not gained)
+    return last.meets(limits) and not (last.wastes(limits) and gained)
 
 
 def _tried(
-    choices: Choices, offers: Mapping[str, Sequence[Candidate]], limits: Mapping[str, float], rehearsal: Rehearsal
+    choices: Choices,
+    offers: Mapping[str, Sequence[Candidate]],
+    before: Sequence[_Trial],
+    limits: Mapping[str, float],
+    rehearsal: Rehearsal,
 ) -> _Trial:
     taken = [candidate for _, candidate in chosen(offers, choices)]
     saved = {name: sum(candidate.saving.get(name, 0.0) for candidate in taken) for name in limits}
-    return _Trial(choices, sum(candidate.error for candidate in taken), saved, rehearsal.costs_after(choices))
+    found = rehearsal.costs_after(choices)
+    expected = {
+        name: before[-1].costs[name] - worth * (saved[name] - before[-1].saved[name])
+        for name, worth in _worth(before, limits).items()
+    }
+    return _Trial(choices, sum(candidate.error for candidate in taken), saved, found, expected or found)
 
 
-def _costs_ahead(trials: Sequence[_Trial], limits: Mapping[str, float]) -> dict[str, float]:
-    """Return the costs, before anything is saved, for which an allocation will meet the limits in the end.
+def _costs_ahead(trials: Sequence[_Trial], limits: Mapping[str, float], aims: Mapping[str, float]) -> dict[str, float]:
+    """Return the costs, before anything is saved, for which an allocation will come to the aims in the end."""
+    last, worth = trials[-1], _worth(trials, limits)
+    margin = 0.0 if last.meets(limits) else MARGIN * max(0, len(trials) - 2)
+    return {
+        name: aim + last.saved[name] + (last.costs[name] - (1 - margin) * aim) / worth[name]
+        for name, aim in aims.items()
+    }
 
-    What a candidate says that it saves is taken to be worth what it was worth in the last trial.
-    """
+
+def _worth(trials: Sequence[_Trial], limits: Mapping[str, float]) -> dict[str, float]:
+    """Return what savings that candidates speak of were worth in the last trial, by metric; empty before the first."""
+    if not trials:
+        return {}
     first, last = trials[0], trials[-1]
-    margin = 0.0 if last.meets(limits) else MARGIN * (len(trials) - 1)
-    ahead = {}
-    for name, limit in limits.items():
-        worth = (first.costs[name] - last.costs[name]) / last.saved[name] if last.saved[name] > 0 else 1.0
-        missing = last.costs[name] - (1 - margin) * limit
-        ahead[name] = limit + last.saved[name] + missing / min(MOST_WORTH, max(1 / MOST_WORTH, worth))
-    return ahead
+    found = {
+        name: (first.costs[name] - last.costs[name]) / last.saved[name] if last.saved[name] > 0 else 1.0
+        for name in limits
+    }
+    return {name: min(MOST_WORTH, max(1 / MOST_WORTH, worth)) for name, worth in found.items()}
 
 
 def _best(trials: Sequence[_Trial], limits: Mapping[str, float]) -> _Trial:

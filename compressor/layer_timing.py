@@ -1,7 +1,8 @@
-"""Where a model's time goes in onnxruntime: layer by layer, from its own profile of the whole model.
+"""Where a model's time goes in onnxruntime: node by node, from its own profile of the whole model.
 
 Layers are timed where they stand, and not one by one: onnxruntime fuses a convolution with the sum and the activation
-behind it, and keeps a blocked memory layout from one layer to the next.
+behind it, and keeps a blocked memory layout from one layer to the next. Of several runs each node's fastest counts:
+what else the machine does meets a few nodes of a run, and hardly ever one node in every run.
 """
 
 from __future__ import annotations
@@ -9,27 +10,31 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnxruntime
 
-from compressor.stored_model import session_options
+from compressor.stored_model import StoredModel, onnx_session
 
 FUSED_SUFFIX = "_nchwc"
 """What onnxruntime appends to the name of a tensor to name the node of blocked layout that makes it."""
 
 
-def time_by_layer(content: bytes, inputs: Mapping[str, Any], threads: int = 1, runs: int = 5) -> dict[str, float]:
+def by_layer(content: bytes, nodes: Mapping[str, float]) -> dict[str, float]:
     """Return seconds by layer: the module whose weights a node has, or else that of the values it reads.
 
-    Each node counts with its fastest run. What cannot be assigned, such as changes of layout, is under the empty name.
+    What cannot be assigned, such as changes of layout, is under the empty name.
+
+    Args:
+        content: the model.
+        nodes: seconds by node, as onnxruntime names them.
     """
     owners = _owners(onnx.load_model_from_string(content))
     seconds: dict[str, float] = defaultdict(float)
-    for name, fastest in _fastest(content, inputs, threads, runs).items():
+    for name, fastest in nodes.items():
         seconds[owners.get(name, owners.get(name.removesuffix(FUSED_SUFFIX), ""))] += fastest
     return dict(seconds)
 
@@ -50,18 +55,26 @@ def _owners(model: onnx.ModelProto) -> dict[str, str]:
     return owner
 
 
-def _fastest(content: bytes, inputs: Mapping[str, Any], threads: int, runs: int) -> dict[str, float]:
-    """Return each node's seconds in its fastest run; the first run does not count."""
+def nodes_in_turn(
+    models: Sequence[tuple[bytes | StoredModel, Mapping[str, Any]]], threads: int, runs: int
+) -> list[dict[str, float]]:
+    """Return each node's seconds in its fastest run, by model; models run in turn, the first run does not count.
+
+    Their sum is a clock that repeats itself: to about 1 % where the median of five whole runs moves by 3 %, on a shared
+    machine.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        options = session_options(threads)
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        sessions = [onnx_session(content, threads, Path(folder) / f"{at}") for at, (content, _) in enumerate(models)]
         for _ in range(runs + 1):
-            session.run(None, dict(inputs))
-        events = json.loads(Path(session.end_profiling()).read_text())
+            for session, (_, inputs) in zip(sessions, models, strict=True):
+                session.run(None, dict(inputs))
+        return [_of_nodes(session) for session in sessions]
+
+
+def _of_nodes(session: onnxruntime.InferenceSession) -> dict[str, float]:
+    """Return each node's seconds in its fastest run from a session that is not needed any more."""
     found: dict[str, list[float]] = defaultdict(list)
-    for event in events:
+    for event in json.loads(Path(session.end_profiling()).read_text()):
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             found[event["name"].removesuffix("_kernel_time")].append(event["dur"] / 1e6)
     return {name: min(seconds[1:] or seconds) for name, seconds in found.items()}

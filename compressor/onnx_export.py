@@ -40,6 +40,8 @@ def export_onnx(
     opset: int = 17,
     metadata: Mapping[str, str] | None = None,
     example: tuple[torch.Tensor, ...] = (),
+    *,
+    slim: bool = True,
 ) -> bytes:
     """Return the graph as ONNX, traced on `example`, on zeros if there is none.
 
@@ -67,7 +69,7 @@ def export_onnx(
             )
     except Exception as error:
         raise ExportError(f"the student cannot be written as ONNX: {type(error).__name__}: {error}") from error
-    return _finish(buffer.getvalue(), specs, opset, metadata or {})
+    return _finish(buffer.getvalue(), specs, opset, metadata or {}, slim=slim)
 
 
 @contextmanager
@@ -107,11 +109,15 @@ def _example(specs: tuple[TensorSpec, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(torch.zeros(spec.sized(EXPORT_SIZE), dtype=getattr(torch, spec.dtype)) for spec in specs)
 
 
-def _finish(content: bytes, specs: Mapping[str, TensorSpec], opset: int, metadata: Mapping[str, str]) -> bytes:
+def _finish(
+    content: bytes, specs: Mapping[str, TensorSpec], opset: int, metadata: Mapping[str, str], *, slim: bool
+) -> bytes:
     """Give inputs and outputs the declared names and shapes (the tracer forgets fixed ones), the file its metadata."""
     # The tracer spells out shape arithmetic that is constant; onnxslim folds it. What is computed from weights alone is
     # left to the engine that loads the file: it may be larger than they are.
-    model = slimmed(onnx.load_model_from_string(content), size_threshold=FOLDED_BYTES)
+    model = onnx.load_model_from_string(content)
+    if slim:
+        model = slimmed(model, size_threshold=FOLDED_BYTES)
     for value in (*model.graph.input, *model.graph.output):
         shape = value.type.tensor_type.shape
         del shape.dim[:]

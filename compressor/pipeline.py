@@ -25,7 +25,8 @@ from compressor.measuring import MeasuredModel, measure
 from compressor.onnx_export import export_onnx
 from compressor.planning import Plan
 from compressor.progress import RecordingReporter, Reporter, SilentReporter
-from compressor.rehearsing import budgeted, spend_budget
+from compressor.rehearsal import budgeted
+from compressor.rehearsing import spend_budget
 from compressor.report import AllocationRecord, CurvePoint, Measurement, Report, StageRecord
 from compressor.report_building import Outcome, build_report, student_metadata
 from compressor.run_folder import RunFolder

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from compressor.allocation import Choices
@@ -11,6 +12,7 @@ from compressor.budget import costs, limited
 from compressor.measuring import MeasuredModel, measure
 from compressor.planning import PlannedStage
 from compressor.stage_running import Workbench, apply_stage
+from compressor.strategy import BudgetedStrategy
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -25,18 +27,31 @@ class Rehearsal:
     student: GraphModule
 
     def finished(self, choices: Choices) -> MeasuredModel:
-        """Apply the stages that change what the student costs to a copy, ready to be measured."""
+        """Apply the stages that change what the student costs to a copy, ready to be measured.
+
+        By a clock that repeats itself, so that choices differ for what they are.
+        """
         student = self.student
         for stage in self.stages:
-            if changes_costs(stage):
+            if changes_costs(stage) and (stage.label in choices or not budgeted(stage)):
                 context = self.bench.context(stage, choices.get(stage.label, {}), rehearsing=True)
                 student = apply_stage(stage, student, context).student
-        return self.bench.measured(student)
+        return replace(self.bench.measured(student), by_nodes=True)
+
+    @cached_property
+    def unchanged(self) -> MeasuredModel:
+        """The student at the end of the recipe if nothing is chosen."""
+        return self.finished({})
 
     def costs_after(self, choices: Choices) -> dict[str, float]:
         """Return what the student costs after choices, in each limited metric."""
         metrics = limited(self.bench.metrics, self.bench.limits)
-        return costs(measure(self.finished(choices), metrics), self.bench.limits)
+        return costs(measure(self.finished(choices) if choices else self.unchanged, metrics), self.bench.limits)
+
+
+def budgeted(stage: PlannedStage) -> bool:
+    """Say whether a stage leaves its choice to the budget; it changes nothing where nothing is chosen."""
+    return isinstance(stage.strategy, BudgetedStrategy) and not stage.strategy.fixed
 
 
 def changes_costs(stage: PlannedStage) -> bool:

@@ -11,7 +11,7 @@ from compressor.budget import chosen, solve
 from compressor.error_prediction import at_the_output
 from compressor.graph_editing import copy_graph
 from compressor.planning import PlannedStage
-from compressor.rehearsal import Rehearsal, changes_costs
+from compressor.rehearsal import Rehearsal, budgeted, changes_costs
 from compressor.report import AllocationRecord
 from compressor.stage_running import Workbench, apply_stage, blamed_on
 from compressor.strategy import BudgetedStrategy, Candidate
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
 
-CLOCK_MARGIN = 0.04
-"""By what share a limit of time is undercut: a clock will not say the same when the student is judged."""
+CLOCK_AIM, CLOCK_MARGIN = 0.04, 0.03
+"""By what shares a limit of time is to be undercut, and is at least: a clock will not say the same at the end."""
 
 
 def spend_budget(
@@ -33,10 +33,12 @@ def spend_budget(
     Raises:
         BudgetError: no choice meets the limits.
     """
-    offers, errors = _offers(bench, stages, student)
+    rehearsal = Rehearsal(bench, stages, student)
+    offers, errors = _offers(rehearsal)
     clocked = {metric.name for metric in bench.metrics if metric.clocked}
     limits = {name: limit * (1 - CLOCK_MARGIN * (name in clocked)) for name, limit in bench.limits.items()}
-    choices = solve(offers, limits, Rehearsal(bench, stages, student)) if any(offers.values()) else {}
+    aims = {name: limit * (1 - CLOCK_AIM) for name, limit in bench.limits.items() if name in clocked}
+    choices = solve(offers, limits, rehearsal, aims) if any(offers.values()) else {}
     records = tuple(
         AllocationRecord(
             stage=stage,
@@ -52,15 +54,11 @@ def spend_budget(
     return choices, records
 
 
-def budgeted(stage: PlannedStage) -> bool:
-    """Say whether a stage leaves its choice to the budget."""
-    return isinstance(stage.strategy, BudgetedStrategy) and not stage.strategy.fixed
-
-
 def _offers(
-    bench: Workbench, stages: Sequence[PlannedStage], student: GraphModule
+    whole: Rehearsal,
 ) -> tuple[dict[str, list[Candidate]], dict[tuple[str, str, Choice], float]]:
     """Return the candidates by stage, their errors at the output; and their errors where these arise."""
+    bench, stages, student = whole.bench, whole.stages, whole.student
     found: dict[str, list[Candidate]] = {}
     errors: dict[tuple[str, str, Choice], float] = {}
     asked: dict[str, Sequence[Candidate]] = {}
@@ -70,7 +68,8 @@ def _offers(
         if budgeted(stage):
             bench.reporter.say(f"asking {stage.label} what it could do")
             asked[stage.label] = _asked(bench, stage, student)
-            timed = times.added(asked[stage.label], stage.label, Rehearsal(bench, stages[at:], student))
+            ahead = whole if student is whole.student else Rehearsal(bench, stages[at:], student)
+            timed = times.added(asked[stage.label], stage.label, ahead)
             found[stage.label] = _with_followers(bench, timed)
             errors |= {(stage.label, each.layer, each.setting): each.error for each in asked[stage.label]}
         if at == last or (not budgeted(stage) and changes_costs(stage)):

@@ -225,10 +225,18 @@ def _checkable(model: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
     return made
 
 
-def onnx_session(model: bytes | StoredModel, threads: int = 0) -> onnxruntime.InferenceSession:
-    """Open a model in onnxruntime on the CPU; `threads` 0 takes every core."""
+def onnx_session(
+    model: bytes | StoredModel, threads: int = 0, profile: Path | None = None
+) -> onnxruntime.InferenceSession:
+    """Open a model in onnxruntime on the CPU; `threads` 0 takes every core.
+
+    `profile` is what the file starts with that onnxruntime notes every node's time in, if it is to.
+    """
     stored = model if isinstance(model, StoredModel) else StoredModel.of(model)
     options = session_options(threads)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     # onnxruntime drops weights that nothing reads before it looks for their values.
     read = _read(stored.model.graph)
     weights = {name: array for name, array in stored.weights.items() if name in read}

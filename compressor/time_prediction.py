@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from compressor.allocation import Choice, Choices
 from compressor.budget import costs, limited
 from compressor.calibration import layer_positions
-from compressor.layer_timing import time_by_layer
 from compressor.measuring import measure
 from compressor.rehearsal import Rehearsal
 from compressor.stage_running import Workbench
@@ -59,8 +58,8 @@ class _Before:
 
     def __init__(self, rehearsal: Rehearsal) -> None:
         self.rehearsal = rehearsal
-        self.finished = rehearsal.finished({})
-        self.seconds = time_by_layer(self.finished.onnx_bytes, self.finished.probe)
+        self.finished = rehearsal.unchanged
+        self.seconds = self.finished.time_by_layer()
 
     @cached_property
     def macs(self) -> dict[str, float]:
@@ -91,7 +90,7 @@ def _measured(
         tried = {layer: choices[turn] for layer, choices in settings.items() if turn < len(choices)}
         choices: Choices = {stage: tried}
         changed = rehearsal.finished(choices)
-        seconds = _of_layers(time_by_layer(changed.onnx_bytes, changed.probe), settings)
+        seconds = _of_layers(changed.time_by_layer(), settings)
         saved |= {(layer, setting): dense[layer] - seconds[layer] for layer, setting in tried.items()}
     return saved
 

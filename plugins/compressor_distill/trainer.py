@@ -55,10 +55,11 @@ class Trainer:
         self.context = context
         self.data = data
         self.device = torch.device(context.device)
+        # Points are found with probes from the CPU, before the models leave it.
+        self.points = find_points(context.teacher.graph, student)
         self.student = student.to(self.device).train()
         for parameter in student.parameters():
             parameter.requires_grad_(True)
-        self.points = find_points(context.teacher.graph, student)
         self.runner = PointRunner(student, self.points)
         self.teacher = context.teacher.graph.to(self.device)
         self.validation = Validation(data.validation, context.teacher, options.losses, self.device)
@@ -72,13 +73,14 @@ class Trainer:
     def train(self) -> StageOutcome:
         """Run both phases, keep the best weights by validation, and return the student."""
         with ExitStack() as stack:
+            # However this ends: the teacher is others' too.
+            stack.callback(self.teacher.cpu)
             multiple = stack.enter_context(training_form(self.student))
             signals = self._signals(max(multiple, self.options.segment // multiple * multiple))
             self._say_what_comes(signals)
             stack.enter_context(self.log)
             self._run_phases(signals)
         self.student.load_state_dict(self.best)
-        self.teacher.cpu()
         self.student.cpu().eval().to(memory_format=torch.contiguous_format)
         self.notes.append(Finding(f"the weights of {self.progress.best_step} were best in validation and are kept"))
         return StageOutcome(self.student, tuple(self.notes), tuple(self.log.curve))

@@ -38,9 +38,9 @@ class LeastSquaresReconstruction(Strategy):
 
     targets: tuple[str, ...] = Field(default=("*",), description="layers to refit, by name pattern")
     ignore: tuple[str, ...] = Field(default=(), description="layers to leave, by name pattern")
-    calibration_samples: int = Field(default=9, ge=3, description="training samples; every third one is held out")
-    longest: int = Field(default=128, ge=1, description="samples are cut to this along their dynamic axis")
-    positions: int = Field(default=2048, ge=16, description="output positions of a sample that are looked at, about")
+    calibration_samples: int = Field(default=18, ge=3, description="training samples; every third one is held out")
+    longest: int = Field(default=64, ge=1, description="samples are cut to this along their dynamic axis")
+    positions: int = Field(default=1024, ge=16, description="output positions of a sample that are looked at, about")
 
     def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
         from compressor.calibration import calibration_inputs

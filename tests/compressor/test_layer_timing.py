@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -8,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from compressor.graph_editing import copy_graph, layer_name, module_nodes
-from compressor.layer_timing import time_by_layer
+from compressor.layer_timing import by_layer, nodes_in_turn
 from compressor.onnx_export import export_onnx
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
@@ -20,7 +25,9 @@ def test_every_layer_takes_time(wide: bool, tiny_teacher: Teacher, tiny_context:
     student = copy_graph(tiny_teacher.graph)
     if wide:
         student = Conv1dToConv2d().apply(student, tiny_context).student
-    seconds = time_by_layer(export_onnx(student), random_inputs(tiny_teacher.inputs, 32), runs=1)
+    content = export_onnx(student)
+    (nodes,) = nodes_in_turn([(content, random_inputs(tiny_teacher.inputs, 32))], threads=1, runs=1)
+    seconds = by_layer(content, nodes)
     kinds = (nn.Conv1d, nn.ConvTranspose1d, nn.Conv2d, nn.ConvTranspose2d)
     layers = {layer_name(node) for node, _ in module_nodes(student, *kinds)}
     assert layers <= set(seconds) <= layers | {""}
@@ -48,12 +55,38 @@ def branches() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def test_what_has_no_weights_belongs_to_the_layer_computed_last_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_no_weights_belongs_to_the_layer_computed_last_before_it() -> None:
     # As onnxruntime names them: `y_nchwc` is the fused convolution that makes `y`, the last one is a change of layout.
     profile = {"n1": 1.0, "n2": 10.0, "y_nchwc": 100.0, "ReorderInput_token_5": 1000.0}
+    assert by_layer(branches(), profile) == {"first": 11.0, "second": 100.0, "": 1000.0}
 
-    def fastest(*_: object) -> dict[str, float]:
-        return profile
 
-    monkeypatch.setattr("compressor.layer_timing._fastest", fastest)
-    assert time_by_layer(branches(), {}) == {"first": 11.0, "second": 100.0, "": 1000.0}
+class Profiled:
+    """A session that notes of each run what a machine that is busy now and then would: nothing runs."""
+
+    def __init__(self, model: bytes, threads: int, profile: Path) -> None:
+        self.model, self.profile, self.runs = model, profile, 0
+
+    def run(self, outputs: None, inputs: Mapping[str, Any]) -> None:
+        self.runs += 1
+
+    def end_profiling(self) -> str:
+        busy = [[50.0, 1.0, 9.0, 2.0][: self.runs], [50.0, 7.0, 3.0, 8.0][: self.runs]]
+        events = [
+            {"cat": "Node", "name": f"n{node}_kernel_time", "dur": 1e6 * seconds * len(self.model)}
+            for node, times in enumerate(busy)
+            for seconds in times
+        ]
+        other = [{"cat": "Session", "name": "model_run", "dur": 1e9}, {"cat": "Node", "name": "n0_fence", "dur": 1e9}]
+        self.profile.write_text(json.dumps([*events, *other]))
+        return str(self.profile)
+
+
+@pytest.mark.parametrize(("runs", "seconds"), [(3, (1.0, 3.0)), (1, (1.0, 7.0)), (0, (50.0, 50.0))])
+def test_of_each_node_the_fastest_run_counts(
+    runs: int, seconds: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compressor.layer_timing.onnx_session", Profiled)
+    one, twelve = nodes_in_turn([(b"one", {}), (b"twelve", {})], 1, runs)
+    assert one == {"n0": 3 * seconds[0], "n1": 3 * seconds[1]}
+    assert twelve == {"n0": 6 * seconds[0], "n1": 6 * seconds[1]}

@@ -26,8 +26,8 @@ from compressor.metric import Metric
 from compressor.planning import PlannedStage
 from compressor.progress import SilentReporter
 from compressor.recipe import Limit
-from compressor.rehearsal import Rehearsal
-from compressor.rehearsing import budgeted, spend_budget
+from compressor.rehearsal import Rehearsal, budgeted
+from compressor.rehearsing import spend_budget
 from compressor.report import Measurement
 from compressor.sensitivity import sensitivities
 from compressor.stage_running import Workbench, apply_stage

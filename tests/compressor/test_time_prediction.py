@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -30,10 +29,10 @@ TOTAL_MS = 50.0
 Added = Callable[[BudgetedStrategy], list[Candidate]]
 
 
-def weights_by_layer(content: bytes, *_: Any) -> dict[str, float]:
+def weights_by_layer(model: MeasuredModel) -> dict[str, float]:
     """Stand for the profile: a microsecond for each weight of a convolution."""
     found: dict[str, float] = {}
-    for tensor in onnx.load_model_from_string(content).graph.initializer:
+    for tensor in onnx.load_model_from_string(model.timed_bytes).graph.initializer:
         layer, _, kind = tensor.name.rpartition(".")
         if kind == "weight":
             found[layer] = 1e-6 * numpy_helper.to_array(tensor).size
@@ -42,7 +41,7 @@ def weights_by_layer(content: bytes, *_: Any) -> dict[str, float]:
 
 @pytest.fixture
 def added(tiny_teacher: Teacher, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Added:
-    monkeypatch.setattr("compressor.time_prediction.time_by_layer", weights_by_layer)
+    monkeypatch.setattr(MeasuredModel, "time_by_layer", weights_by_layer)
     monkeypatch.setattr(Latency, "measure", lambda *_: TOTAL_MS)
     bench = Workbench(
         teacher=tiny_teacher,

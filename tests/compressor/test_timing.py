@@ -103,7 +103,7 @@ def test_a_student_is_timed_beside_its_teacher_and_once(
     assert student.timed(1, 5) == Timings((0.5,), (1.0,))
     assert student.timed(1, 5) is student.timed(1, 5)
     student.timed(2, 5)
-    files = [student.onnx_bytes, tiny_teacher.stored]
+    files = [student.timed_bytes, tiny_teacher.stored]
     alone = [tiny_teacher.stored]
     assert timed == [(files, 1, 5), (alone, 1, 5), (files, 2, 5), (alone, 2, 5)]
 
@@ -113,6 +113,22 @@ def test_the_teacher_is_as_fast_as_itself(
 ) -> None:
     baseline = MeasuredModel(tiny_teacher.graph, tiny_teacher, tiny_dataset)
     assert baseline.timed(1, 5).speedup == 1.0
+    assert timed == [([tiny_teacher.stored], 1, 5)]
+
+
+def test_by_nodes_the_teacher_always_takes_the_same(
+    tiny_teacher: Teacher,
+    tiny_dataset: Dataset,
+    timed: list[tuple[list[bytes | StoredModel], int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Beside the student the teacher takes 4 s, and by itself, by whole runs, it took 1 s.
+    found = [[{"n": 2.0, "m": 6.0}, {"a": 1.0, "b": 3.0}]]
+    monkeypatch.setattr("compressor.measuring.nodes_in_turn", lambda *_: found.pop())
+    baseline = MeasuredModel(tiny_teacher.graph, tiny_teacher, tiny_dataset)
+    student = MeasuredModel(copy_graph(tiny_teacher.graph), tiny_teacher, tiny_dataset, baseline, by_nodes=True)
+    assert student.time_by_layer() == {"": 2.0}
+    assert student.timed(1, 5) == Timings((2.0,), (1.0,))
     assert timed == [([tiny_teacher.stored], 1, 5)]
 
 
