@@ -107,7 +107,10 @@ class Strategy(BaseModel, ABC):
 
 
 class BudgetedStrategy(Strategy):
-    """A strategy that can spend a budget: it says what it could do, and is told what to do."""
+    """A strategy that can spend a budget: it says what it could do, and is told what to do.
+
+    Told nothing, it does nothing: stages without a choice are left out of rehearsals.
+    """
 
     fixed_by: ClassVar[str]
     """The option that makes the choice beforehand; while it is None the budget decides."""

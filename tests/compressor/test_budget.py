@@ -140,6 +140,25 @@ def test_a_limit_that_leaves_no_use_for_another_ends_the_search() -> None:
     assert len(tried) <= 3
 
 
+def test_a_cost_that_varies_by_itself_is_aimed_below_its_limit() -> None:
+    # Within the limit and no more than was meant to be left: no need to choose anew.
+    noisy = Rehearsing(table={5: 49.5})
+    assert solve(PARTS, {"parameters": 50.0}, noisy, {"parameters": 50.0}) == {"narrow": {"layer": 5}}  # type: ignore[arg-type]
+    assert noisy.tried == [0, 5]
+    lower = Rehearsing()
+    assert solve(PARTS, {"parameters": 50.0}, lower, {"parameters": 48.0}) == {"narrow": {"layer": 6}}  # type: ignore[arg-type]
+    above = Rehearsing(table={6: 49.0})
+    assert solve(PARTS, {"parameters": 50.0}, above, {"parameters": 48.0}) == {"narrow": {"layer": 6}}  # type: ignore[arg-type]
+    assert above.tried == [0, 6]
+
+
+def test_what_was_saved_beyond_need_is_spent() -> None:
+    # Five parts were to leave 50 and leave 30: each was worth more than it said, so four will do as well.
+    worth_more = Rehearsing(table={parts: 100.0 - 14 * parts for parts in range(10)})
+    assert solved(50.0, worth_more) == {"narrow": {"layer": 4}}
+    assert worth_more.tried[:3] == [0, 5, 4]
+
+
 def test_every_limit_is_kept() -> None:
     offers = {"stage": [Candidate("a", 1, {"x": 5.0, "y": 1.0}, 1.0), Candidate("b", 1, {"x": 1.0, "y": 5.0}, 1.0)]}
 

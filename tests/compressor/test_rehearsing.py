@@ -264,6 +264,23 @@ def test_stages_after_the_last_question_and_those_that_keep_the_structure_are_no
     assert applied == ["spying 2", "spying 2", "spying 4"]
 
 
+def test_only_stages_with_a_choice_are_rehearsed(make_bench: MakeBench, tiny_teacher: Teacher) -> None:
+    applied: list[str] = []
+
+    class Watched(DropBias):
+        def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
+            applied.append(context.stage)
+            return super().apply(student, context)
+
+    stages = staged(Watched(), Watched(), Watched(everywhere=True))
+    first, *_ = biases(tiny_teacher.graph)
+    rehearsal = Rehearsal(make_bench(0), stages, copy_graph(tiny_teacher.graph))
+    assert rehearsal.unchanged is rehearsal.unchanged
+    assert applied == ["drop-bias 2"]
+    rehearsal.finished({"drop-bias 1": {first: "none"}})
+    assert applied[1:] == ["drop-bias 1", "drop-bias 2"]
+
+
 def test_which_stages_leave_their_choice_to_the_budget() -> None:
     given = staged(DropBias(), DropBias(everywhere=False), DropBias(everywhere=True), DepthwiseSeparableConv(rank=1))
     assert [budgeted(stage) for stage in given] == [True, False, False, False]
