@@ -21,7 +21,7 @@ ATTEMPTS = 8
 """How often a choice is corrected because later stages, or layers that share channels, cost more than was foreseen."""
 
 WASTE = 0.01
-"""Share of a limit that a choice may leave unused without being corrected: it is what another choice could gain."""
+"""Share of a limit that a choice may leave unused beyond what it meant to leave without being corrected."""
 
 MOST_WORTH = 2.0
 """Savings are taken to be worth at most this times what was predicted, and at least one over this times."""
@@ -141,7 +141,7 @@ def solve(
         return {}
     while not _settled(trials, limits) and len(trials) <= ATTEMPTS:
         try:
-            choices = allocate(offers, _costs_ahead(trials, limits, aims), aims)
+            choices = _allocated(offers, trials, limits, aims)
         except BudgetError:
             if not any(trial.meets(limits) for trial in trials):
                 raise
@@ -150,6 +150,19 @@ def solve(
             break
         trials.append(_tried(choices, offers, trials, limits, rehearsal))
     return _best(trials, limits).choices
+
+
+def _allocated(
+    offers: Mapping[str, Sequence[Candidate]],
+    trials: Sequence[_Trial],
+    limits: Mapping[str, float],
+    aims: Mapping[str, float],
+) -> Choices:
+    try:
+        return allocate(offers, _costs_ahead(trials, limits, aims), aims)
+    except BudgetError:
+        # Perhaps the limits can be met though the aims cannot.
+        return allocate(offers, _costs_ahead(trials, limits, limits), limits)
 
 
 def _settled(trials: Sequence[_Trial], limits: Mapping[str, float]) -> bool:

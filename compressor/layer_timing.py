@@ -46,9 +46,10 @@ def _owners(model: onnx.ModelProto) -> dict[str, str]:
     computed: dict[str, int] = {}
     for position, node in enumerate(model.graph.node):
         own = [name.rpartition(".")[0] for name in node.input if name in weights and "." in name]
-        # A sum belongs to the summand computed last: it is the one that onnxruntime fuses the sum with.
+        # A sum belongs to the summand computed last: it is the one that onnxruntime fuses the sum with. Constants may
+        # be nodes too, and belong to nothing.
         read = sorted((name for name in node.input if name in computed), key=computed.__getitem__)
-        layer = own[0] if own else owner[read[-1]] if read else ""
+        layer = next(iter(own), "") or next((owner[name] for name in reversed(read) if owner[name]), "")
         for name in (*node.output, node.name):
             owner[name] = layer
         computed.update(dict.fromkeys(node.output, position))
@@ -72,9 +73,17 @@ def nodes_in_turn(
 
 
 def _of_nodes(session: onnxruntime.InferenceSession) -> dict[str, float]:
-    """Return each node's seconds in its fastest run from a session that is not needed any more."""
+    """Return each node's seconds in its fastest run, from a session that is not needed any more.
+
+    A node that runs others, such as a `Loop`, has their time in its own: they are left out.
+    """
+    events = json.loads(Path(session.end_profiling()).read_text())
+    ran = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
     found: dict[str, list[float]] = defaultdict(list)
-    for event in json.loads(Path(session.end_profiling()).read_text()):
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            found[event["name"].removesuffix("_kernel_time")].append(event["dur"] / 1e6)
+    over = 0
+    for event in sorted(ran, key=lambda event: (event["ts"], -event["dur"])):
+        if event["ts"] >= over:
+            over = event["ts"] + event["dur"]
+            # Whole microseconds: what takes less than one takes something.
+            found[event["name"].removesuffix("_kernel_time")].append(max(event["dur"], 1) / 1e6)
     return {name: min(seconds[1:] or seconds) for name, seconds in found.items()}

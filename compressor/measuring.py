@@ -56,9 +56,17 @@ class MeasuredModel:
     def onnx_bytes(self) -> bytes:
         return self.teacher.content if self.baseline is None else export_onnx(self.graph, self.teacher.opset)
 
+    @property
+    def _timed_bytes(self) -> bytes:
+        """The model as it is timed: its file where that was asked for, else the file before slimming.
+
+        Slimming takes longer than exporting and timing, and onnxruntime does the same when it opens a file.
+        """
+        file: bytes | None = vars(self).get("onnx_bytes")
+        return file or self._draft
+
     @cached_property
-    def timed_bytes(self) -> bytes:
-        """The model as it is timed: its file before slimming, which takes a second and saves none."""
+    def _draft(self) -> bytes:
         return export_onnx(self.graph, self.teacher.opset, slim=False)
 
     @property
@@ -102,12 +110,11 @@ class MeasuredModel:
             found = Timings(*time_in_turn(self._beside_the_teacher(), threads, runs))
         return found.as_if_teacher_took(self.baseline.timed(threads, runs).seconds)
 
-    def time_by_layer(self, threads: int = 1, runs: int = 5) -> dict[str, float]:
+    def time_by_layer(self, threads: int, runs: int) -> dict[str, float]:
         """Return seconds by layer, on a machine on which the teacher always takes the same time."""
         own, teacher = self._nodes(threads, runs)
-        usual = self.baseline.timed(threads, runs).seconds if self.baseline else sum(teacher.values())
-        pace = usual / sum(teacher.values())
-        return {layer: pace * seconds for layer, seconds in by_layer(self.timed_bytes, own).items()}
+        pace = (self.baseline or self).timed(threads, runs).seconds / sum(teacher.values())
+        return {layer: pace * seconds for layer, seconds in by_layer(self._timed_bytes, own).items()}
 
     @cached_property
     def _profiles(self) -> dict[tuple[int, int], list[dict[str, float]]]:
@@ -125,7 +132,7 @@ class MeasuredModel:
             spec.name: array.reshape(spec.sized(self.probe_size))
             for spec, array in zip(self.teacher.inputs, self.probe.values(), strict=True)
         }
-        return [(self.timed_bytes, self.probe), (self.teacher.stored, probe)]
+        return [(self._timed_bytes, self.probe), (self.teacher.stored, probe)]
 
     @cached_property
     def macs(self) -> int:

@@ -226,17 +226,18 @@ def _checkable(model: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
 
 
 def onnx_session(
-    model: bytes | StoredModel, threads: int = 0, profile: Path | None = None
+    model: bytes | StoredModel, threads: int = 0, profile_prefix: Path | None = None
 ) -> onnxruntime.InferenceSession:
     """Open a model in onnxruntime on the CPU; `threads` 0 takes every core.
 
-    `profile` is what the file starts with that onnxruntime notes every node's time in, if it is to.
+    With `profile_prefix`, how the name of a file starts, onnxruntime notes every node's time there; the session's
+    `end_profiling` returns the whole name.
     """
     stored = model if isinstance(model, StoredModel) else StoredModel.of(model)
     options = session_options(threads)
-    if profile is not None:
+    if profile_prefix is not None:
         options.enable_profiling = True
-        options.profile_file_prefix = str(profile)
+        options.profile_file_prefix = str(profile_prefix)
     # onnxruntime drops weights that nothing reads before it looks for their values.
     read = _read(stored.model.graph)
     weights = {name: array for name, array in stored.weights.items() if name in read}

@@ -34,12 +34,17 @@ class TimePrediction:
         self.metrics = tuple(metric for metric in limited(bench.metrics, bench.limits) if metric.clocked)
         self.before: _Before | None = None
 
+    @property
+    def _clock(self) -> tuple[int, int]:
+        """Threads and runs of the first such metric."""
+        return int(getattr(self.metrics[0], "threads", 1)), int(getattr(self.metrics[0], "runs", 5))
+
     def added(self, candidates: Sequence[Candidate], stage: str, rehearsal: Rehearsal) -> Sequence[Candidate]:
-        """Return the candidates of a stage, the first of the rehearsal's, with the time that they save."""
+        """Return the candidates of a stage, one of the rehearsal's, with the time that they save."""
         if not self.metrics or not candidates:
             return candidates
         if self.before is None or self.before.rehearsal.student is not rehearsal.student:
-            self.before = _Before(rehearsal)
+            self.before = _Before(rehearsal, self._clock)
         before = self.before
         self.bench.reporter.say(f"timing what {stage} could do")
         saved = _measured(before, stage, rehearsal, candidates)
@@ -56,10 +61,11 @@ class TimePrediction:
 class _Before:
     """The student at the end of the recipe without any choice, and how long its layers take."""
 
-    def __init__(self, rehearsal: Rehearsal) -> None:
+    def __init__(self, rehearsal: Rehearsal, clock: tuple[int, int]) -> None:
         self.rehearsal = rehearsal
+        self.clock = clock
         self.finished = rehearsal.unchanged
-        self.seconds = self.finished.time_by_layer()
+        self.seconds = self.finished.time_by_layer(*clock)
 
     @cached_property
     def macs(self) -> dict[str, float]:
@@ -90,7 +96,7 @@ def _measured(
         tried = {layer: choices[turn] for layer, choices in settings.items() if turn < len(choices)}
         choices: Choices = {stage: tried}
         changed = rehearsal.finished(choices)
-        seconds = _of_layers(changed.time_by_layer(), settings)
+        seconds = _of_layers(changed.time_by_layer(*before.clock), settings)
         saved |= {(layer, setting): dense[layer] - seconds[layer] for layer, setting in tried.items()}
     return saved
 

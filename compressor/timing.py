@@ -13,7 +13,10 @@ from compressor.stored_model import StoredModel, onnx_session
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of each timed run of a model, and of the teacher's file just after it."""
+    """Seconds of each timed run of a model, and of the teacher's file just after it.
+
+    While a budget is spent it is one run, made up of each node's fastest.
+    """
 
     model: tuple[float, ...]
     teacher: tuple[float, ...]

@@ -122,7 +122,10 @@ def _conjugate_gradients(
         if not energy > 0:
             break
         ahead = product(direction)
-        length = energy / (direction @ ahead)
+        curvature = direction @ ahead
+        if not curvature > 0:
+            break
+        length = energy / curvature
         found = found + length * direction
         off = off - length * ahead
         ready = prepared(off)

@@ -61,8 +61,8 @@ class Trainer:
         for parameter in student.parameters():
             parameter.requires_grad_(True)
         self.runner = PointRunner(student, self.points)
-        self.teacher = context.teacher.graph.to(self.device)
-        self.validation = Validation(data.validation, context.teacher, options.losses, self.device)
+        self.teacher = context.teacher.graph
+        self.validation: Validation
         self.log = TrainingLog(context.workdir / "tensorboard")
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
@@ -75,6 +75,8 @@ class Trainer:
         with ExitStack() as stack:
             # However this ends: the teacher is others' too.
             stack.callback(self.teacher.cpu)
+            self.teacher.to(self.device)
+            self.validation = Validation(self.data.validation, self.context.teacher, self.options.losses, self.device)
             multiple = stack.enter_context(training_form(self.student))
             signals = self._signals(max(multiple, self.options.segment // multiple * multiple))
             self._say_what_comes(signals)

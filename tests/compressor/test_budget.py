@@ -140,16 +140,22 @@ def test_a_limit_that_leaves_no_use_for_another_ends_the_search() -> None:
     assert len(tried) <= 3
 
 
+def aimed(limit: float, aim: float, rehearsal: Rehearsing) -> Choices:
+    return solve(PARTS, {"parameters": limit}, rehearsal, {"parameters": aim})  # type: ignore[arg-type]
+
+
 def test_a_cost_that_varies_by_itself_is_aimed_below_its_limit() -> None:
-    # Within the limit and no more than was meant to be left: no need to choose anew.
-    noisy = Rehearsing(table={5: 49.5})
-    assert solve(PARTS, {"parameters": 50.0}, noisy, {"parameters": 50.0}) == {"narrow": {"layer": 5}}  # type: ignore[arg-type]
-    assert noisy.tried == [0, 5]
-    lower = Rehearsing()
-    assert solve(PARTS, {"parameters": 50.0}, lower, {"parameters": 48.0}) == {"narrow": {"layer": 6}}  # type: ignore[arg-type]
+    assert aimed(50.0, 48.0, Rehearsing()) == {"narrow": {"layer": 6}}
+    # Above the aim and within the limit: no need to choose anew.
     above = Rehearsing(table={6: 49.0})
-    assert solve(PARTS, {"parameters": 50.0}, above, {"parameters": 48.0}) == {"narrow": {"layer": 6}}  # type: ignore[arg-type]
+    assert aimed(50.0, 48.0, above) == {"narrow": {"layer": 6}}
     assert above.tried == [0, 6]
+
+
+def test_a_limit_that_can_be_met_is_met_though_its_aim_cannot() -> None:
+    assert aimed(10.0, 9.7, Rehearsing()) == {"narrow": {"layer": 9}}
+    with pytest.raises(BudgetError):
+        aimed(9.9, 9.7, Rehearsing())
 
 
 def test_what_was_saved_beyond_need_is_spent() -> None:

@@ -20,12 +20,12 @@ from compressor.teacher_loading import Teacher
 from compressor.tensor_spec import random_inputs
 
 
-@pytest.mark.parametrize("wide", [False, True])
-def test_every_layer_takes_time(wide: bool, tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+@pytest.mark.parametrize(("wide", "slim"), [(False, True), (True, True), (True, False)])
+def test_every_layer_takes_time(wide: bool, slim: bool, tiny_teacher: Teacher, tiny_context: StageContext) -> None:
     student = copy_graph(tiny_teacher.graph)
     if wide:
         student = Conv1dToConv2d().apply(student, tiny_context).student
-    content = export_onnx(student)
+    content = export_onnx(student, slim=slim)
     (nodes,) = nodes_in_turn([(content, random_inputs(tiny_teacher.inputs, 32))], threads=1, runs=1)
     seconds = by_layer(content, nodes)
     kinds = (nn.Conv1d, nn.ConvTranspose1d, nn.Conv2d, nn.ConvTranspose2d)
@@ -64,20 +64,25 @@ def test_what_has_no_weights_belongs_to_the_layer_computed_last_before_it() -> N
 class Profiled:
     """A session that notes of each run what a machine that is busy now and then would: nothing runs."""
 
-    def __init__(self, model: bytes, threads: int, profile: Path) -> None:
-        self.model, self.profile, self.runs = model, profile, 0
+    def __init__(self, model: bytes, threads: int, profile_prefix: Path) -> None:
+        self.model, self.profile, self.runs = model, profile_prefix, 0
 
     def run(self, outputs: None, inputs: Mapping[str, Any]) -> None:
         self.runs += 1
 
     def end_profiling(self) -> str:
         busy = [[50.0, 1.0, 9.0, 2.0][: self.runs], [50.0, 7.0, 3.0, 8.0][: self.runs]]
-        events = [
-            {"cat": "Node", "name": f"n{node}_kernel_time", "dur": 1e6 * seconds * len(self.model)}
-            for node, times in enumerate(busy)
-            for seconds in times
-        ]
-        other = [{"cat": "Session", "name": "model_run", "dur": 1e9}, {"cat": "Node", "name": "n0_fence", "dur": 1e9}]
+        events, now = [], 0.0
+        for times in zip(*busy, strict=True):
+            for node, seconds in enumerate(times):
+                took = 1e6 * seconds * len(self.model)
+                events.append({"cat": "Node", "name": f"n{node}_kernel_time", "ts": now, "dur": took})
+                # What a node such as a loop runs is part of it.
+                events.append({"cat": "Node", "name": "inner_kernel_time", "ts": now, "dur": took / 2})
+                events.append({"cat": "Node", "name": "inner_kernel_time", "ts": now + took / 2, "dur": took / 2})
+                now += took
+        other = [{"cat": "Session", "name": "model_run", "ts": 0, "dur": 1e9}]
+        other.append({"cat": "Node", "name": "n0_fence_before", "ts": 0, "dur": 1e9})
         self.profile.write_text(json.dumps([*events, *other]))
         return str(self.profile)
 
@@ -90,3 +95,30 @@ def test_of_each_node_the_fastest_run_counts(
     one, twelve = nodes_in_turn([(b"one", {}), (b"twelve", {})], 1, runs)
     assert one == {"n0": 3 * seconds[0], "n1": 3 * seconds[1]}
     assert twelve == {"n0": 6 * seconds[0], "n1": 6 * seconds[1]}
+
+
+def test_what_takes_less_than_the_clock_tells_takes_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Quick(Profiled):
+        def end_profiling(self) -> str:
+            self.profile.write_text(json.dumps([{"cat": "Node", "name": "n_kernel_time", "ts": 5, "dur": 0}]))
+            return str(self.profile)
+
+    monkeypatch.setattr("compressor.layer_timing.onnx_session", Quick)
+    assert nodes_in_turn([(b"one", {})], 1, 1) == [{"n": 1e-6}]
+
+
+def test_constants_that_are_nodes_belong_to_nothing() -> None:
+    """As torch's exporter writes `relu(conv(x)) / 3` before it is slimmed."""
+    nodes = [
+        helper.make_node("Conv", ["x", "first.weight"], ["a"], name="n1"),
+        helper.make_node(
+            "Constant", [], ["three"], name="n2", value=numpy_helper.from_array(np.array(3.0, np.float32))
+        ),
+        helper.make_node("Div", ["a", "three"], ["b"], name="n3"),
+        helper.make_node("LeakyRelu", ["b"], ["y"], name="n4"),
+    ]
+    weights = [numpy_helper.from_array(np.ones((2, 2, 1), np.float32), "first.weight")]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, "time"]) for name in ("x", "y")]
+    model = helper.make_model(helper.make_graph(nodes, "divided", values[:1], values[1:], weights))
+    profile = {"n1": 1.0, "n3": 10.0, "n4": 100.0}
+    assert by_layer(model.SerializeToString(), profile) == {"first": 111.0}

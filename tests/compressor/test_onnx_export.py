@@ -19,7 +19,7 @@ from compressor.onnx_names import rename_border
 from compressor.stored_model import onnx_session
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher, attach_specs, load_teacher
-from compressor.tensor_spec import TensorSpec
+from compressor.tensor_spec import TensorSpec, random_inputs
 from compressor.verification import check_export
 from tests.small_graphs import chain, traced
 from tests.tiny_vocoder import mel
@@ -155,3 +155,12 @@ def test_an_axis_is_taken_away_without_a_condition() -> None:
     assert operators.count("Squeeze") == 2
     value = np.random.default_rng(0).standard_normal((1, 4, 9)).astype(np.float32)
     np.testing.assert_array_equal(onnx_session(content).run(None, {"x": value})[0], np.maximum(value, 0))
+
+
+def test_a_file_that_is_not_slimmed_computes_the_same(tiny_teacher: Teacher) -> None:
+    slim, plain = (export_onnx(tiny_teacher.graph, slim=slim) for slim in (True, False))
+    inputs = random_inputs(tiny_teacher.inputs, 40)
+    made = [onnx_session(content).run(None, inputs)[0] for content in (slim, plain)]
+    np.testing.assert_array_equal(made[0], made[1])
+    fewer, more = (len(onnx.load_model_from_string(content).graph.node) for content in (slim, plain))
+    assert fewer < more

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 import torch
 from compressor_conv.depthwise_separable import DepthwiseSeparableConv
-from compressor_cost.metrics import FileBytes, Parameters
+from compressor_cost.metrics import FileBytes, Latency, Parameters
 from torch import nn
 from torch.fx import GraphModule
 from torch.nn.modules.conv import _ConvNd
@@ -27,13 +27,14 @@ from compressor.planning import PlannedStage
 from compressor.progress import SilentReporter
 from compressor.recipe import Limit
 from compressor.rehearsal import Rehearsal, budgeted
-from compressor.rehearsing import spend_budget
+from compressor.rehearsing import CLOCK_MARGIN, spend_budget
 from compressor.report import Measurement
 from compressor.sensitivity import sensitivities
 from compressor.stage_running import Workbench, apply_stage
 from compressor.strategy import BudgetedStrategy, Candidate, StageContext, StageOutcome, Strategy
 from compressor.teacher_loading import Teacher
 from compressor.tensor_spec import random_inputs
+from compressor.timing import Timings
 
 MakeBench = Callable[..., Workbench]
 
@@ -279,6 +280,29 @@ def test_only_stages_with_a_choice_are_rehearsed(make_bench: MakeBench, tiny_tea
     assert applied == ["drop-bias 2"]
     rehearsal.finished({"drop-bias 1": {first: "none"}})
     assert applied[1:] == ["drop-bias 1", "drop-bias 2"]
+
+
+def test_time_is_aimed_below_its_limit_by_a_clock_that_repeats_itself(
+    make_bench: MakeBench, tiny_teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each bias takes a millisecond by the nodes' clock, and whole runs are not asked.
+    def by_layer(model: MeasuredModel, threads: int, runs: int) -> dict[str, float]:
+        assert model.by_nodes
+        assert (threads, runs) == (2, 3)
+        return {layer: 1e-3 * size for layer, size in biases(model.graph).items()}
+
+    def timed(model: MeasuredModel, threads: int, runs: int) -> Timings:
+        return Timings((sum(by_layer(model, threads, runs).values()),), (1.0,))
+
+    monkeypatch.setattr(MeasuredModel, "timed", timed)
+    monkeypatch.setattr(MeasuredModel, "time_by_layer", by_layer)
+    student = copy_graph(tiny_teacher.graph)
+    limit = 0.5 * sum(biases(student).values())
+    bench = make_bench(0, metrics=(Latency(threads=2, runs=3),), limits={"latency": limit})
+    choices, records = spend_budget(bench, staged(DropBias()), student)
+    assert all(record.saving["latency"] == pytest.approx(biases(student)[record.layer]) for record in records)
+    costs = Rehearsal(bench, staged(DropBias()), student).costs_after(choices)
+    assert 0.8 * limit < costs["latency"] <= (1 - CLOCK_MARGIN) * limit
 
 
 def test_which_stages_leave_their_choice_to_the_budget() -> None:

@@ -29,10 +29,10 @@ TOTAL_MS = 50.0
 Added = Callable[[BudgetedStrategy], list[Candidate]]
 
 
-def weights_by_layer(model: MeasuredModel) -> dict[str, float]:
+def weights_by_layer(model: MeasuredModel, *_: int) -> dict[str, float]:
     """Stand for the profile: a microsecond for each weight of a convolution."""
     found: dict[str, float] = {}
-    for tensor in onnx.load_model_from_string(model.timed_bytes).graph.initializer:
+    for tensor in onnx.load_model_from_string(model.onnx_bytes).graph.initializer:
         layer, _, kind = tensor.name.rpartition(".")
         if kind == "weight":
             found[layer] = 1e-6 * numpy_helper.to_array(tensor).size

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from compressor.dataset import Dataset
 from compressor.graph_editing import copy_graph
 from compressor.measuring import MeasuredModel
+from compressor.onnx_export import export_onnx
 from compressor.stored_model import StoredModel
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
@@ -103,7 +104,7 @@ def test_a_student_is_timed_beside_its_teacher_and_once(
     assert student.timed(1, 5) == Timings((0.5,), (1.0,))
     assert student.timed(1, 5) is student.timed(1, 5)
     student.timed(2, 5)
-    files = [student.timed_bytes, tiny_teacher.stored]
+    files = [export_onnx(student.graph, tiny_teacher.opset, slim=False), tiny_teacher.stored]
     alone = [tiny_teacher.stored]
     assert timed == [(files, 1, 5), (alone, 1, 5), (files, 2, 5), (alone, 2, 5)]
 
@@ -114,6 +115,16 @@ def test_the_teacher_is_as_fast_as_itself(
     baseline = MeasuredModel(tiny_teacher.graph, tiny_teacher, tiny_dataset)
     assert baseline.timed(1, 5).speedup == 1.0
     assert timed == [([tiny_teacher.stored], 1, 5)]
+
+
+def test_the_file_is_timed_where_it_was_asked_for(
+    tiny_teacher: Teacher, tiny_dataset: Dataset, timed: list[tuple[list[bytes | StoredModel], int, int]]
+) -> None:
+    baseline = MeasuredModel(tiny_teacher.graph, tiny_teacher, tiny_dataset)
+    student = MeasuredModel(copy_graph(tiny_teacher.graph), tiny_teacher, tiny_dataset, baseline)
+    content = student.onnx_bytes
+    student.timed(1, 5)
+    assert timed[0] == ([content, tiny_teacher.stored], 1, 5)
 
 
 def test_by_nodes_the_teacher_always_takes_the_same(
@@ -127,7 +138,7 @@ def test_by_nodes_the_teacher_always_takes_the_same(
     monkeypatch.setattr("compressor.measuring.nodes_in_turn", lambda *_: found.pop())
     baseline = MeasuredModel(tiny_teacher.graph, tiny_teacher, tiny_dataset)
     student = MeasuredModel(copy_graph(tiny_teacher.graph), tiny_teacher, tiny_dataset, baseline, by_nodes=True)
-    assert student.time_by_layer() == {"": 2.0}
+    assert student.time_by_layer(1, 5) == {"": 2.0}
     assert student.timed(1, 5) == Timings((2.0,), (1.0,))
     assert timed == [([tiny_teacher.stored], 1, 5)]
 

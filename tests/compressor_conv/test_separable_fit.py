@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from compressor_conv.separable_fit import RIDGE, SeparableFilters, decomposed, fitted, output_error
+from compressor_conv.separable_fit import _depthwise as depthwise_filters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -119,3 +120,27 @@ def test_what_is_never_read_is_left_as_decomposed() -> None:
     found = fitted(filters, torch.zeros(9, 9, dtype=torch.float64), start, 2)
     assert torch.equal(found.product, start.product)
     assert output_error(filters, torch.zeros(9, 9, dtype=torch.float64), found) == 0.0
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_depthwise_filters_are_those_of_the_linear_equations(rank: int) -> None:
+    """Numpy solves for the 11 taps of 12 channels, of a smooth signal: what neighbouring taps read is much alike."""
+    generator = np.random.default_rng(0)
+    width, taps, out = 12, 11, 8
+    signal = np.cumsum(generator.standard_normal((width, 2000)), axis=1)
+    rows = np.lib.stride_tricks.sliding_window_view(signal, taps, axis=1).transpose(1, 0, 2).reshape(-1, width * taps)
+    covariance = np.cov(rows.T)
+    filters = torch.from_numpy(generator.standard_normal((width, taps, out)))
+    start = decomposed(filters, rank)
+    pointwise = start.pointwise.numpy()
+    # The output is linear in the depthwise weights (rank, in, taps): `design` maps them to dense filters.
+    design = np.einsum("rco,cd,tu->ctordu", pointwise, np.eye(width), np.eye(taps)).reshape(width * taps, out, -1)
+    gram = np.einsum("iop,ij,joq->pq", design, covariance, design, optimize=True)
+    right = np.einsum("iop,ij,jo->p", design, covariance, filters.flatten(0, 1).numpy(), optimize=True)
+    wanted = np.linalg.lstsq(gram, right, rcond=1e-12)[0].reshape(rank, width, taps)
+    moments = torch.from_numpy(covariance)
+    best = output_error(filters, moments, SeparableFilters(torch.from_numpy(wanted), start.pointwise))
+    depthwise = depthwise_filters(moments @ filters.flatten(0, 1), moments, start)
+    found = output_error(filters, moments, SeparableFilters(depthwise, start.pointwise))
+    assert best < 0.9 * output_error(filters, moments, start)
+    assert best <= found <= 1.01 * best
