@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import torch
-from torch.onnx.symbolic_helper import _maybe_get_const
+
+# Not `torch.onnx.symbolic_helper`: importing that puts another module in this one's place for onnx2torch too.
+from torch.onnx import symbolic_helper
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
 from compressor.errors import ExportError
@@ -82,7 +84,7 @@ def _plain_squeeze(opset: int) -> Iterator[None]:
 
     def squeeze(graph: Any, value: Any, axis: Any = None) -> Any:
         # Axes are an input from operator set 13 on.
-        sizes, number = value.type().sizes(), _maybe_get_const(axis, "i")
+        sizes, number = value.type().sizes(), symbolic_helper._maybe_get_const(axis, "i")
         if sizes is not None and isinstance(number, int) and sizes[number] not in (None, 1):
             return value
         return graph.op("Squeeze", value) if axis is None else graph.op("Squeeze", value, _as_list(graph, axis))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -164,3 +166,11 @@ def test_a_file_that_is_not_slimmed_computes_the_same(tiny_teacher: Teacher) -> 
     np.testing.assert_array_equal(made[0], made[1])
     fewer, more = (len(onnx.load_model_from_string(content).graph.node) for content in (slim, plain))
     assert fewer < more
+
+
+def test_onnx2torch_can_ask_for_the_operator_set_whoever_is_imported_first() -> None:
+    code = (
+        "import compressor.onnx_export; from onnx2torch.utils.common import get_onnx_version; print(get_onnx_version())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(found.stdout) > 0
