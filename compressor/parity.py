@@ -77,7 +77,7 @@ def compare_with_onnxruntime(
         except Exception as error:
             shapes = {name: array.shape for name, array in arrays.items()}
             raise TeacherError(f"{source}: cannot be run on inputs of shape {shapes}: {error}") from error
-        rounding = cache(partial(_rounding, graph, values, found)) if not draws else None
+        rounding = cache(partial(rounding_of, graph, values, found)) if not draws else None
         # Infinite weights make infinite outputs, whose difference is no number, and so is refused.
         with np.errstate(invalid="ignore", over="ignore"):
             _refuse_difference(source, size, expected, found, rounding)
@@ -126,7 +126,7 @@ def _refuse_difference(
             )
 
 
-def _rounding(
+def rounding_of(
     graph: GraphModule, inputs: tuple[torch.Tensor, ...], found: tuple[torch.Tensor, ...]
 ) -> tuple[float, ...]:
     """Return how far each output of a graph in float32 is from itself in float64; 0 where that cannot be told."""

@@ -64,13 +64,17 @@ class Workbench:
             reporter=self.reporter,
         )
 
-    def fingerprint(self, stage: PlannedStage, before: str) -> str:
-        """Name all that leads to a stage's result: what came before, the strategy, its options, the seed, the data."""
+    def fingerprint(self, stage: PlannedStage, choices: Mapping[str, Choice], before: str) -> str:
+        """Name all that leads to a stage's result: what came before, the strategy, its options, the seed, the data.
+
+        And what the budget chose for it: a clock may lead it to choose otherwise the next time.
+        """
         facts = [
             before or self.teacher.sha256,
             stage.strategy.name,
             stage.origin,
             stage.strategy.model_dump(mode="json"),
+            dict(choices),
             self.seed,
             self.data.identity if self.data else None,
         ]
@@ -110,7 +114,7 @@ def run_stage(
         VerificationError: a stage that should keep the output changed it.
     """
     begun = time.monotonic()
-    fingerprint = bench.fingerprint(stage, before.fingerprint if before else "")
+    fingerprint = bench.fingerprint(stage, choices, before.fingerprint if before else "")
     outcome = _restored(stage, student, folder, fingerprint)
     restored = outcome is not None
     if outcome is None:
