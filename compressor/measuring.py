@@ -104,26 +104,27 @@ class MeasuredModel:
             (own,) = time_in_turn([(self.teacher.stored, self.probe)], threads, runs)
             return Timings(own, own)
         if self.by_nodes:
-            model, teacher = self._nodes(threads, runs)
-            found = Timings((sum(model.values()),), (sum(teacher.values()),))
+            layers, teacher = self._profile(threads, runs)
+            found = Timings((sum(layers.values()),), (teacher,))
         else:
             found = Timings(*time_in_turn(self._beside_the_teacher(), threads, runs))
         return found.as_if_teacher_took(self.baseline.timed(threads, runs).seconds)
 
     def time_by_layer(self, threads: int, runs: int) -> dict[str, float]:
         """Return seconds by layer, on a machine on which the teacher always takes the same time."""
-        own, teacher = self._nodes(threads, runs)
-        pace = (self.baseline or self).timed(threads, runs).seconds / sum(teacher.values())
-        return {layer: pace * seconds for layer, seconds in by_layer(self._timed_bytes, own).items()}
+        layers, teacher = self._profile(threads, runs)
+        pace = (self.baseline or self).timed(threads, runs).seconds / teacher
+        return {layer: pace * seconds for layer, seconds in layers.items()}
 
     @cached_property
-    def _profiles(self) -> dict[tuple[int, int], list[dict[str, float]]]:
+    def _profiles(self) -> dict[tuple[int, int], tuple[dict[str, float], float]]:
         return {}
 
-    def _nodes(self, threads: int, runs: int) -> list[dict[str, float]]:
-        """Return the seconds of this model's nodes, and of the teacher's beside it; measured once."""
+    def _profile(self, threads: int, runs: int) -> tuple[dict[str, float], float]:
+        """Return the seconds of this model's layers, and of the teacher beside it, by nodes; measured once."""
         if (threads, runs) not in self._profiles:
-            self._profiles[threads, runs] = nodes_in_turn(self._beside_the_teacher(), threads, runs)
+            own, teacher = nodes_in_turn(self._beside_the_teacher(), threads, runs)
+            self._profiles[threads, runs] = by_layer(self._timed_bytes, own), sum(teacher.values())
         return self._profiles[threads, runs]
 
     def _beside_the_teacher(self) -> list[tuple[bytes | StoredModel, Mapping[str, Any]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
@@ -34,6 +34,10 @@ two engines round differently, and some models, such as normalising flows, make 
 
 MOST_ROUNDING = 1e-2
 """What is never taken for rounding, in the unit of `RELATIVE_TOLERANCE`."""
+
+
+Rounding = Callable[[], tuple[float, ...]]
+"""How far each output of a graph in float32 is from itself in float64."""
 
 
 @dataclass(frozen=True)
@@ -108,22 +112,37 @@ def _refuse_difference(
     size: int,
     expected: list[NDArray[Any]],
     found: tuple[torch.Tensor, ...],
-    rounding: Callable[[], tuple[float, ...]] | None,
+    rounding: Rounding | None,
 ) -> None:
-    """Refuse a difference that is neither small nor what rounding makes of this model; `rounding` tells the latter."""
+    """Refuse a difference that is neither small nor what rounding makes of this model."""
+    compared = zip(expected, found, differences(expected, found, rounding), strict=True)
+    for wanted, value, (difference, allowed) in compared:
+        if not difference <= allowed:
+            raise TeacherError(
+                f"{source}: torch and onnxruntime disagree at size {size}: shapes {tuple(value.shape)} and "
+                f"{wanted.shape}, largest difference {difference:.3g}, allowed {allowed:.3g}. The model uses an "
+                "operator that is converted wrongly."
+            )
+
+
+def differences(
+    expected: Sequence[NDArray[Any]], found: Sequence[torch.Tensor], rounding: Rounding | None
+) -> list[tuple[float, float]]:
+    """Return each output's largest difference, infinite where shapes differ, and what of it is allowed.
+
+    `rounding` tells what rounding makes of each output, and is asked where that matters; None: of this model nobody
+    can tell, as where random numbers are drawn.
+    """
+    told = []
     for at, (wanted, value) in enumerate(zip(expected, found, strict=True)):
         scale = max(1.0, float(np.abs(wanted).max(initial=0.0)))
         allowed = RELATIVE_TOLERANCE * scale
         got = value.numpy()
-        difference = float(np.abs(got - wanted).max(initial=0.0)) if got.shape == wanted.shape else float("inf")
+        difference = float(np.abs(got - wanted).max(initial=0.0)) if got.shape == wanted.shape else math.inf
         if allowed < difference <= MOST_ROUNDING * scale and rounding is not None:
             allowed = max(allowed, ROUNDING_FACTOR * rounding()[at])
-        if not difference <= allowed:
-            raise TeacherError(
-                f"{source}: torch and onnxruntime disagree at size {size}: shapes {got.shape} and {wanted.shape}, "
-                f"largest difference {difference:.3g}, allowed {allowed:.3g}. The model uses an operator that "
-                "is converted wrongly."
-            )
+        told.append((difference, allowed))
+    return told
 
 
 def rounding_of(

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from compressor.allocation import Choices
 from compressor.artifacts import write_report, write_student
 from compressor.budget import following_rates, judge, limit_values
 from compressor.data_source import DataContext
@@ -31,6 +30,7 @@ from compressor.report import AllocationRecord, CurvePoint, Measurement, Report,
 from compressor.report_building import Outcome, build_report, student_metadata
 from compressor.run_folder import RunFolder
 from compressor.sidecars import student_sidecars
+from compressor.spending import Spending, keep, kept
 from compressor.stage_running import Workbench, run_stage
 from compressor.teacher_loading import Teacher, load_teacher
 from compressor.tensor_spec import random_inputs
@@ -93,10 +93,12 @@ def run(
     teacher = load_teacher(plan.recipe.teacher.onnx, plan.converters, plan.recipe.teacher.region)
     folder = RunFolder(settings.out, _identity(plan, teacher), resume=settings.resume)
     bench, measured = prepare(plan, teacher, settings, telling)
-    line = StageLine(plan, bench, announce)
+    line = StageLine(plan, bench, announce, kept(folder))
     line.run_to(_first_training(plan), None)
     before_training = bench.measured(line.student) if _first_training(plan) < len(plan.stages) else None
     with folder:
+        if line.spending is not None:
+            keep(line.spending, folder)
         line.run_to(len(plan.stages), folder)
         content = export_onnx(line.student, teacher.opset, student_metadata(plan, teacher))
         outcome = Outcome(
@@ -162,17 +164,30 @@ def _first_training(plan: Plan) -> int:
 
 
 class StageLine:
-    """The stages of a plan, run one after the other; holds the student between them."""
+    """The stages of a plan, run one after the other; holds the student between them.
 
-    def __init__(self, plan: Plan, bench: Workbench, announce: Callable[[StageRecord], None]) -> None:
+    `spending` is what an earlier part of the same run spent its budget on.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        bench: Workbench,
+        announce: Callable[[StageRecord], None],
+        spending: Spending | None = None,
+    ) -> None:
         self.plan = plan
         self.bench = bench
         self.announce = announce
         self.student = copy_graph(bench.teacher.graph)
         self.records: list[StageRecord] = []
         self.curve: tuple[CurvePoint, ...] = ()
-        self.choices: Choices | None = None
-        self.allocation: tuple[AllocationRecord, ...] = ()
+        self.spending = spending
+
+    @property
+    def allocation(self) -> tuple[AllocationRecord, ...]:
+        """What the budget was spent on."""
+        return self.spending.allocation if self.spending else ()
 
     def run_to(self, end: int, folder: RunFolder | None) -> None:
         """Run the stages that come before position `end` and are not done yet."""
@@ -180,10 +195,13 @@ class StageLine:
             stage = self.plan.stages[position]
             before = self.records[-1] if self.records else None
             self.bench.reporter.say(f"[{position + 1}/{len(self.plan.stages)}] {stage.label}")
-            if self.choices is None and self.bench.limits and budgeted(stage):
-                self.choices, self.allocation = spend_budget(self.bench, self.plan.stages[position:], self.student)
-            choices = (self.choices or {}).get(stage.label, {})
-            result = run_stage(self.bench, stage, choices, self.student, before, folder)
+            if self.spending is None and self.bench.limits and budgeted(stage):
+                choices, allocation = spend_budget(self.bench, self.plan.stages[position:], self.student)
+                self.spending = Spending(choices=choices, allocation=allocation)
+                if folder is not None:
+                    keep(self.spending, folder)
+            own = self.spending.choices.get(stage.label, {}) if self.spending else {}
+            result = run_stage(self.bench, stage, own, self.student, before, folder)
             self.student = result.student
             self.records.append(result.record)
             self.curve += result.curve

@@ -67,7 +67,7 @@ class Workbench:
     def fingerprint(self, stage: PlannedStage, choices: Mapping[str, Choice], before: str) -> str:
         """Name all that leads to a stage's result: what came before, the strategy, its options, the seed, the data.
 
-        And what the budget chose for it: a clock may lead it to choose otherwise the next time.
+        And what the budget chose for it, which a clock may have a part in.
         """
         facts = [
             before or self.teacher.sha256,

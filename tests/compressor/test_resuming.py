@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from compressor.errors import RunFolderError
 from compressor.pipeline import RunResult
 from compressor.progress import SilentReporter, SilentTask
+from compressor.spending import FILE, Spending
 from tests.compressor.tiny_runs import (
     QUICK,
     STRUCTURAL,
@@ -69,6 +71,52 @@ def test_a_training_that_was_finished_is_not_done_again(
     assert [point.validation for point in resumed.report.curve] == [point.validation for point in finished.report.curve]
     before, after = (initializers(folder / "student.onnx") for folder in (finished.folder, tmp_path / "run"))
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_what_the_budget_was_spent_on_is_taken_up_again(
+    runs: Runs, finished: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(tmp_path / "run", reporter=Interrupting("end-to-end"), **QUICK)
+
+    def otherwise(*_: object) -> None:
+        raise AssertionError("a clock could say otherwise now")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("compressor.pipeline.spend_budget", otherwise)
+        resumed = runs.run(tmp_path / "run", **QUICK)
+        again = runs.run(tmp_path / "run", resume=True, **QUICK)
+    for result in (resumed, again):
+        assert result.report.allocation == finished.report.allocation != ()
+    before, after = (initializers(folder / "student.onnx") for folder in (finished.folder, tmp_path / "run"))
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"choices": {"stage": 1}, "allocation": []}', b"\xff"])
+def test_a_damaged_note_of_the_budget_is_made_anew(damage: bytes, runs: Runs, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(tmp_path / "run", reporter=Interrupting("block-wise"), **QUICK)
+    (tmp_path / "run" / FILE).write_bytes(damage)
+    assert runs.run(tmp_path / "run", **QUICK).budget_met
+    assert json.loads((tmp_path / "run" / FILE).read_bytes())["choices"]
+
+
+def test_another_choice_is_another_stage(runs: Runs, tmp_path: Path) -> None:
+    """Weights that were trained after one choice are not loaded into what another made."""
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(tmp_path / "run", reporter=Interrupting("block-wise"), **QUICK)
+    note = Spending.model_validate_json((tmp_path / "run" / FILE).read_bytes())
+    stage, choices = next((stage, dict(choices)) for stage, choices in note.choices.items() if len(choices) > 1)
+    choices.popitem()
+    other = note.model_copy(update={"choices": {**note.choices, stage: choices}})
+    prints = []
+    for spending in (note, other):
+        (tmp_path / "run" / FILE).write_text(spending.model_dump_json())
+        with pytest.raises(KeyboardInterrupt):
+            runs.run(tmp_path / "run", reporter=Interrupting("block-wise"), **QUICK)
+        prints.append({record.stage: record.fingerprint for record in runs.records})
+    assert prints[0].keys() == prints[1].keys()
+    assert prints[0][stage] != prints[1][stage]
 
 
 def test_a_finished_folder_is_refused(runs: Runs, finished: RunResult) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -22,6 +21,7 @@ from compressor.parity import RELATIVE_TOLERANCE, compare_with_onnxruntime
 from compressor.stored_model import onnx_session
 from compressor.teacher_loading import Teacher, load_teacher, read_model
 from compressor.tensor_spec import TensorSpec, random_inputs
+from tests.rounding_model import rounding_model
 from tests.tiny_vocoder import as_onnx, tiny_vocoder, vocoder_onnx
 
 Save = Callable[[bytes], Path]
@@ -167,45 +167,12 @@ def test_a_model_that_torch_computes_otherwise_is_refused(tiny_teacher: Teacher)
         compare_with_onnxruntime("teacher", tiny_teacher.stored, other, tiny_teacher.inputs)
 
 
-def rounding(last: np.ndarray[Any, Any]) -> bytes:
-    """Return a model of two outputs: rounding alone, and its input times a number."""
-    generator = np.random.default_rng(0)
-    order = generator.permutation(4096)
-    weight = generator.standard_normal((4096, 64)).astype(np.float32) * 5
-    # The same sum in two orders, taken from each other: nothing is left but how each engine rounds.
-    nodes = [
-        helper.make_node("Gather", ["x", "order"], ["turned"], axis=1),
-        helper.make_node("MatMul", ["x", "w"], ["one"]),
-        helper.make_node("MatMul", ["turned", "v"], ["other"]),
-        helper.make_node("Sub", ["one", "other"], ["y"]),
-        helper.make_node("Mul", ["x", "last"], ["z"]),
-    ]
-    weights: dict[str, np.ndarray[Any, Any]] = {
-        "w": weight,
-        "v": weight[order],
-        "order": order.astype(np.int64),
-        "last": last,
-    }
-    graph = helper.make_graph(
-        nodes,
-        "rounding",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4096])],
-        [
-            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64]),
-            helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 4096]),
-        ],
-        [numpy_helper.from_array(values, name) for name, values in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    return bytes(model.SerializeToString())
-
-
 def test_what_rounding_alone_makes_of_a_model_is_no_difference(save: Save) -> None:
-    teacher = load_teacher(save(rounding(np.array([1.0], np.float32))))
+    teacher = load_teacher(save(rounding_model(np.array([1.0], np.float32))))
     assert teacher.parity is not None
     assert teacher.parity.absolute > RELATIVE_TOLERANCE
     # What rounding makes of one output excuses nothing in another.
-    other = load_teacher(save(rounding(np.array([1.0005], np.float32))))
+    other = load_teacher(save(rounding_model(np.array([1.0005], np.float32))))
     with pytest.raises(TeacherError, match="disagree"):
         compare_with_onnxruntime("teacher", teacher.stored, other.graph, teacher.inputs)
 

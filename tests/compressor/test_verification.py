@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from compressor_conv.two_dimensional import Conv1dToConv2d
@@ -9,9 +12,11 @@ from torch.fx import GraphModule
 from compressor.errors import VerificationError
 from compressor.graph_editing import copy_graph, input_specs
 from compressor.onnx_export import export_onnx
+from compressor.parity import RELATIVE_TOLERANCE
 from compressor.strategy import StageContext
-from compressor.teacher_loading import Teacher
+from compressor.teacher_loading import Teacher, load_teacher
 from compressor.verification import check_export, check_stage
+from tests.rounding_model import rounding_model
 from tests.small_graphs import chain, traced
 from tests.tiny_vocoder import tiny_vocoder, vocoder_onnx
 
@@ -74,3 +79,14 @@ def test_a_file_with_outputs_of_another_length_is_refused(
 ) -> None:
     with pytest.raises(VerificationError, match="the written student"):
         check_export(vocoder_onnx(tiny_vocoder("1", upsampling)), tiny_teacher.graph)
+
+
+def test_what_rounding_makes_of_one_output_excuses_nothing_in_another(tmp_path: Path) -> None:
+    contents = [rounding_model(np.array([last], np.float32)) for last in (1.0, 1.0005)]
+    (tmp_path / "rounding.onnx").write_bytes(contents[0])
+    graph = load_teacher(tmp_path / "rounding.onnx").graph
+    checks = check_export(contents[0], graph)
+    assert max(check.max_abs_difference for check in checks) > RELATIVE_TOLERANCE
+    assert all(check.max_abs_difference <= check.allowed for check in checks)
+    with pytest.raises(VerificationError, match="differs from the torch student"):
+        check_export(contents[1], graph)
