@@ -100,11 +100,12 @@ class TeacherSignals:
         """Memory taken by the features recorded so far."""
         return sum(value.nbytes for each in self.recorded.values() for value in each.features.values()) / 1e6
 
-    def batch(self, generator: np.random.Generator, count: int) -> Batch:
+    def batch(self, seed: tuple[int, ...], count: int, part: tuple[int, int] = (0, 1)) -> Batch:
         """Cut `count` random segments; long samples are taken more often, so that every moment is as likely."""
+        generator = np.random.default_rng(list(seed))
         sizes = np.array([self._size(inputs) for inputs in self.inputs], float)
         chosen = generator.choice(len(sizes), count, p=sizes / sizes.sum())
-        cuts = [self._cut(self._signals(int(index)), generator) for index in chosen]
+        cuts = [self._cut(self._signals(int(index)), generator) for index in chosen][part[0] :: part[1]]
         inputs = tuple(torch.cat(parts).to(self.device) for parts in zip(*(cut.inputs for cut in cuts), strict=True))
         output = torch.stack([cut.output for cut in cuts]).to(self.device)
         features = {
