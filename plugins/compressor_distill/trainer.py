@@ -194,7 +194,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.runner.forward(_channels_last(inputs), batch.features if given else None)
         output = output.float().reshape(batch.output.shape)
-        losses = {loss.name: loss.weight * loss.compute(output, batch.output) for loss in self.options.losses}
+        losses = {loss.name: loss.weight_at(1.0) * loss.compute(output, batch.output) for loss in self.options.losses}
         if feature_weight and self.points:
             distances = [_relative_l1(self.runner.found[point].float(), batch.features[point]) for point in self.points]
             losses["features"] = feature_weight * torch.stack(distances).sum()

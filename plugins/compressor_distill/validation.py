@@ -35,6 +35,6 @@ class Validation:
         for values, target in zip(self.inputs, self.targets, strict=True):
             output = feed(student, values)[0].reshape(target.shape)
             for loss in self.compared:
-                sums[loss.name] += float(loss.weight * loss.compute(output, target))
+                sums[loss.name] += float(loss.weight_at(1.0) * loss.compute(output, target))
         student.train()
         return {name: value / max(1, len(self.inputs)) for name, value in sums.items()}
