@@ -44,4 +44,5 @@ class TopOneAgreement(Metric):
                 f"an output has {scores.size} values, which {self.classes} classes do not divide; set the size of its "
                 "axis 1 in the metric's options: classes"
             )
-        return scores.reshape(self.classes, -1).argmax(axis=0)
+        best: NDArray[np.intp] = scores.reshape(self.classes, -1).argmax(axis=0)
+        return best

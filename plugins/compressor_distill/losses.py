@@ -120,8 +120,11 @@ class AttentionTransfer(Loss):
         Raises:
             ValueError: batches or positions differ.
         """
+        import torch
+
         found, wanted = map(_attention, _aligned(student, teacher, any_width=True))
-        return (found - wanted).norm(dim=1).mean()
+        distances: Tensor = torch.linalg.vector_norm(found - wanted, dim=1)
+        return distances.mean()
 
 
 class PairwiseSimilarity(Loss):
@@ -168,7 +171,9 @@ def _units(vectors: Tensor, dim: int) -> Tensor:
     Those shorter than a thousandth of the longest stay shorter: where they point is noise, and a silent sample among
     loud ones would otherwise get a gradient without bounds.
     """
-    lengths = vectors.norm(dim=dim, keepdim=True)
+    import torch
+
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
     return vectors / lengths.maximum((lengths.detach().max() / 1000).clamp_min(_LEAST))
 
 

@@ -10,6 +10,7 @@ from compressor_audio.losses import ComplexStft, MelL1, MultiResolutionStft, Pha
 from compressor_audio.mel import MelOptions, log_mel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -25,7 +26,6 @@ LOSSES: list[Loss] = [
     WaveformL1(),
 ]
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
-Array = np.ndarray[tuple[int, ...], np.dtype[np.complex128]]
 
 
 def noise(seed: int, batch: int = 2, samples: int = 4096) -> Tensor:
@@ -72,7 +72,7 @@ def test_is_float32_under_autocast(loss: Loss) -> None:
     assert rounded.item() == pytest.approx(expected.item(), rel=0.02)
 
 
-def spectra(signal: Tensor, size: int) -> Array:
+def spectra(signal: Tensor, size: int) -> NDArray[np.complex128]:
     """Return the spectrogram (bins, frames) of a batch of one, by librosa in double precision."""
     return np.asarray(librosa.stft(signal[0].double().numpy(), n_fft=size, hop_length=size // 4, pad_mode="reflect"))
 
@@ -107,7 +107,7 @@ def test_complex_stft_of_a_gain_is_what_is_missing(gain: float, norm: Literal["l
     assert found == pytest.approx(abs(1.0 - gain), rel=1e-3, abs=1e-5)
 
 
-def on_the_circle(angle: Array) -> float:
+def on_the_circle(angle: NDArray[np.float64]) -> float:
     return float(np.abs(np.angle(np.exp(1j * angle))).mean())
 
 
