@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from compressor.errors import RecipeError
 from compressor.loss import Loss
 from compressor.named_options import build
+from compressor.plan_loading import load_plan
+from compressor.planning import Plan
 from compressor.recipe import Recipe
 from compressor.recipe_file import write_recipe
 from compressor.validation_messages import explain
-from tests.compressor.fake_plugins import MelL1
+from tests.compressor.fake_plugins import Distill, MelL1, fake_catalog
 
 shares = st.floats(0.0, 1.0)
 factors = st.floats(0.0, 1e6)
@@ -93,6 +98,47 @@ def test_all_of_a_schedule_s_problems_are_told() -> None:
     share, factor = problems({50: 1.0, 1: -2.0})
     assert share.endswith("from 0 (its start) to 1 (its end); found 50")
     assert factor == "must be >= 0.0, found -2.0"
+
+
+RECIPE = """\
+teacher: vocoder.onnx
+data:
+  folder: {path: speech}
+stages:
+  - distill:
+      schedule: {steps: 100}
+      losses:
+        - mel-l1:
+            weight:
+              0: 0.0
+              0.5: 45
+"""
+
+
+@pytest.fixture
+def plan_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Plan]:
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())
+    path = tmp_path / "recipe.yaml"
+
+    def plan_of(text: str) -> Plan:
+        path.write_text(text, encoding="utf-8")
+        return load_plan(path, catalog=fake_catalog())
+
+    return plan_of
+
+
+def test_a_recipe_file_may_hold_a_schedule(plan_of: Callable[[str], Plan]) -> None:
+    strategy = plan_of(RECIPE).stages[0].strategy
+    assert isinstance(strategy, Distill)
+    assert [loss.weight for loss in strategy.losses] == [{0.0: 0.0, 0.5: 45.0}]
+
+
+def test_problems_of_a_schedule_come_with_their_lines(plan_of: Callable[[str], Plan]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        plan_of(RECIPE.replace("0: 0.0", "0: -2").replace("0.5", "50"))
+    share, factor = sorted(caught.value.problems, key=lambda problem: problem.line or 0, reverse=True)
+    assert (share.line, share.path) == (11, "stages.1.distill.losses.1.mel-l1.weight.50")
+    assert (factor.line, factor.path) == (10, "stages.1.distill.losses.1.mel-l1.weight.0")
 
 
 def schema() -> dict[str, Any]:
