@@ -36,6 +36,7 @@ TRAITS: Final = {
     "trains": "trains",
     "needs_data": "needs data",
     "needs_signal": "needs an output of known sample rate",
+    "any_width": "compares different channel counts",
     "preserves_output": "exact: the core proves the output equal",
 }
 BOUNDS: Final = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
@@ -136,8 +137,8 @@ def _type(field: Schema) -> str:
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
         return CONTRACTS.get(name, f"[{name}](#{name.lower()})")
-    if "anyOf" in field:
-        return " or ".join(map(_type, field["anyOf"]))
+    if alternatives := field.get("anyOf") or field.get("oneOf"):
+        return " or ".join(map(_type, alternatives))
     if "enum" in field or "const" in field:
         return " or ".join(f"`{value}`" for value in field.get("enum") or [field["const"]])
     if field["type"] == "array":

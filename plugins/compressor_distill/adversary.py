@@ -65,7 +65,7 @@ class AdversarialLearner(Learner):
                 of_teacher = self.discriminators(wanted)
         self.discriminators.requires_grad_(True)
         terms["adversarial"] = self.adversarial.adversarial_weight * generator_loss(of_student)
-        terms["feature-matching"] = self.adversarial.matching_weight * feature_matching_loss(of_student, of_teacher)
+        terms["feature-matching"] = self.adversarial.matching_weight * feature_matching_loss(of_teacher, of_student)
         return terms
 
     def _move(self, losses: dict[str, float], rate: float) -> None:

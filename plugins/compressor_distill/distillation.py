@@ -32,7 +32,7 @@ class Distillation(Strategy):
         end_to_end: {steps: 1600, learning_rate: 5.0e-4}
     ```
 
-    Started by `torchrun` or `accelerate launch`, all processes train the same student, each on its share of every batch.
+    Started by `torchrun` or `accelerate launch`, all processes train one student, each on its share of every batch.
     """
 
     name: ClassVar[str] = "distillation"
@@ -88,7 +88,9 @@ class Distillation(Strategy):
         sizes = {phase.batch_size or self.batch_size for phase in (self.block_wise, self.end_to_end, self.adversarial)}
         if wrong := sorted(size for size in sizes if size % parts):
             named = ", ".join(map(str, wrong))
-            raise ValueError(f"batch_size {named} cannot be computed in {parts} equal parts (accumulate × processes)")
+            raise ValueError(
+                f"batch_size {named} cannot be computed in {parts} equal parts (accumulate times processes)"
+            )
 
     @property
     def longest_minutes(self) -> float | None:

@@ -20,7 +20,9 @@ class Objective(nn.Module):
     thrown away.
     """
 
-    def __init__(self, student: GraphModule, points: Sequence[Point], losses: Sequence[Loss], features: Sequence[Loss]):
+    def __init__(
+        self, student: GraphModule, points: Sequence[Point], losses: Sequence[Loss], features: Sequence[Loss]
+    ) -> None:
         super().__init__()
         self.student = student
         self.points = tuple(points)
@@ -78,14 +80,17 @@ class Objective(nn.Module):
         if self.projections:
             _, found = self(batch)
         for name, weight in self.projections.items():
-            # (channels, batch × time): few columns per step, so a short batch is solved with a ridge.
-            own, wanted = (
-                value.float().flatten(2).transpose(0, 1).flatten(1) for value in (found[name], batch.features[name])
-            )
+            # The ridge is for channels that say the same.
+            own, wanted = _by_channel(found[name]), _by_channel(batch.features[name])
             gram = own @ own.T
             ridge = 1e-4 * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), device=gram.device)
             weight.copy_(torch.linalg.solve(gram + ridge, own @ wanted.T).T)
         return list(self.projections.values())
+
+
+def _by_channel(feature: Tensor) -> Tensor:
+    """Return (batch, channels, ...) as (channels, batch times positions)."""
+    return feature.float().flatten(2).transpose(0, 1).flatten(1)
 
 
 def _channels_last(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

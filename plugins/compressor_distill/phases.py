@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Discriminator = Literal["multi-period", "multi-scale", "multi-resolution"]
+DiscriminatorName = Literal["multi-period", "multi-scale", "multi-resolution"]
 
 
 class Phase(BaseModel):
@@ -34,7 +34,7 @@ class AdversarialPhase(Phase):
 
     learning_rate: float = Field(default=1e-4, gt=0, description="peak learning rate of AdamW")
     feature_weight: float = Field(default=0.0, ge=0, description="factor of the losses between features")
-    discriminators: tuple[Discriminator, ...] = Field(
+    discriminators: tuple[DiscriminatorName, ...] = Field(
         default=("multi-period", "multi-resolution"), min_length=1, description="which discriminators judge"
     )
     width: float = Field(default=0.25, gt=0, le=1, description="channels of the discriminators, as a share of theirs")

@@ -9,7 +9,13 @@ HEAVY = "torch librosa onnxruntime soundfile soxr scipy pystoi pesq"
 
 
 def test_offers_what_the_reference_says() -> None:
-    assert [loss.name for loss in plugin.compressor_losses()] == ["mel-l1", "multi-resolution-stft", "waveform-l1"]
+    assert [loss.name for loss in plugin.compressor_losses()] == [
+        "mel-l1",
+        "multi-resolution-stft",
+        "complex-stft",
+        "phase",
+        "waveform-l1",
+    ]
     assert [metric.name for metric in plugin.compressor_metrics()] == [
         "mel-l1",
         "multi-resolution-stft",

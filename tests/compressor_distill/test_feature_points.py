@@ -75,7 +75,7 @@ def test_named_points(tiny_teacher: Teacher) -> None:
     assert names(find_points(tiny_teacher.graph, graph, ("div*",))) == FUSIONS
     # Any node will do, such as a branch's sum, which not everything flows through.
     assert names(find_points(tiny_teacher.graph, graph, ("resblocks_0_add",))) == ("resblocks_0_add",)
-    with pytest.raises(SelectionError, match="'dib' matches no layer .did you mean 'div'"):
+    with pytest.raises(SelectionError, match=r"'dib' matches no layer \(did you mean 'div'"):
         find_points(tiny_teacher.graph, graph, ("dib",))
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from compressor_distill.distillation import Distillation
 from compressor_distill.health import Health, overfitting
 from compressor_distill.losses import MeanAbsolute
 from compressor_distill.running_average import RunningAverage
+from compressor_distill.schedule import Schedule
 from compressor_prune.channel_importance import ChannelImportancePruning
 from hypothesis import given
 from hypothesis import strategies as st
@@ -193,6 +194,7 @@ def test_overfitting_is_three_rises_while_training_falls() -> None:
     assert overfitting(falling[:3], [1.0, 1.1, 1.2]) == ""
 
 
-def test_a_rate_that_stays(student: GraphModule, tiny_context: StageContext) -> None:
-    options = Distillation.model_validate({"losses": [OutputL1()], "end_to_end": {"schedule": "constant"}})
-    assert options.end_to_end.schedule == "constant"
+@given(st.integers(0, 500), st.integers(0, 50))
+def test_a_rate_that_stays(step: int, warmup: int) -> None:
+    level = Schedule(500, 2.0, warmup, starts_at_seconds=0.0, ends_at_seconds=math.inf, falls=False)
+    assert level.rate(step, step / 500) == pytest.approx(2.0 * min(1.0, (step + 1) / max(1, warmup)))
