@@ -58,15 +58,15 @@ def _say_how_long(planned: Plan, reporter: ConsoleReporter) -> None:
 
 def _show(result: RunResult) -> None:
     report = result.report
-    _print_figures(report)
-    _print_verdicts(report)
+    print_figures(report)
+    print_verdicts(report)
     reporter = ConsoleReporter()
     reporter.say(f"done in {duration_in_words(report.seconds)}: {result.folder / 'student.onnx'}")
     reporter.say(f"look and listen: {result.folder / 'report.html'}")
     reporter.say(f"licence: the student derives from its teacher ({report.teacher.licence})")
 
 
-def _print_figures(report: Report) -> None:
+def print_figures(report: Report) -> None:
     """Print what teacher and student cost, and how signals compare."""
     quality = quality_rows(report)
     compared = {row.metric for row in quality}
@@ -85,7 +85,8 @@ def _print_figures(report: Report) -> None:
         )
 
 
-def _print_verdicts(report: Report) -> None:
+def print_verdicts(report: Report) -> None:
+    """Print what the budget and the quality gates ask for, and whether the student keeps to it."""
     if report.verdicts:
         print_table(
             ["budget", "limit", "student", ""],
