@@ -20,7 +20,8 @@ scores = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 
 
 def first(means: Means) -> Means:
-    return cast(Means, means[..., 0])
+    found: Means = means[..., 0]
+    return found
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

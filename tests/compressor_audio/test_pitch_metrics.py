@@ -27,7 +27,8 @@ def tracked(f0: list[float], voiced: list[bool], periodicity: list[float] | None
 
 def tone(pitch: float, seconds: float = 0.7) -> FloatArray:
     time = np.arange(round(seconds * RATE)) / RATE
-    return (0.1 * sum(np.sin(2 * np.pi * pitch * number * time) / number for number in range(1, 10))).astype(np.float32)
+    harmonics = sum(np.sin(2 * np.pi * pitch * number * time) / number for number in range(1, 10))
+    return np.asarray(0.1 * harmonics, np.float32)
 
 
 def test_f0_error_is_in_cents_over_frames_voiced_in_both() -> None:

@@ -38,7 +38,8 @@ def log_mels(audio: FloatArray) -> FloatArray:
     padded = np.pad(audio, 384, mode="reflect")
     magnitude = np.sqrt(np.abs(librosa.stft(padded, n_fft=1024, hop_length=256, center=False)) ** 2 + 1e-9)
     filters = librosa.filters.mel(sr=RATE, n_fft=1024, n_mels=80, fmin=0, fmax=8000)
-    return np.log(np.maximum(filters @ magnitude, 1e-5))
+    bands: FloatArray = np.log(np.maximum(filters @ magnitude, 1e-5))
+    return bands
 
 
 def test_the_mel_cepstrum_gives_the_log_mel_bands_back() -> None:
