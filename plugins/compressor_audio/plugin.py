@@ -13,6 +13,8 @@ from compressor_audio.metrics import MelDistance, MultiResolutionStftDistance
 from compressor_audio.perceptual_metrics import PesqWideband, Stoi
 from compressor_audio.piper_phonemes import PiperPhonemes
 from compressor_audio.piper_speech import PiperSpeech
+from compressor_audio.pitch_metrics import F0Error, PeriodicityError, VoicingF1
+from compressor_audio.spectral_metrics import BandEnergy, LogSpectralDistance, MelCepstralDistortion
 from compressor_audio.speech_folder import SpeechFolder
 
 
@@ -25,7 +27,18 @@ def compressor_losses() -> Sequence[type[Loss]]:
 @hookimpl
 def compressor_metrics() -> Sequence[type[Metric]]:
     """Offer the metrics on audio."""
-    return [MelDistance, MultiResolutionStftDistance, PesqWideband, Stoi]
+    return [
+        MelDistance,
+        MultiResolutionStftDistance,
+        MelCepstralDistortion,
+        LogSpectralDistance,
+        BandEnergy,
+        PesqWideband,
+        Stoi,
+        F0Error,
+        VoicingF1,
+        PeriodicityError,
+    ]
 
 
 @hookimpl

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressor.processes import Company
 from compressor_distill.health import Health
@@ -28,7 +28,7 @@ class Unhealthy(Exception):  # noqa: N818 - not an error: the trainer steps back
 class Optimised:
     """Modules with their optimiser, their gradients averaged over processes and clipped; scaled for fp16."""
 
-    parameters: list[Tensor]
+    parameters: list[nn.Parameter]
     rate: float
     options: Distillation
     company: Company

@@ -30,8 +30,8 @@ class RunningAverage:
         self.steps += 1
         # Short trainings: the average of the first steps is not of the start.
         decay = min(self.decay, self.steps / (self.steps + 10))
-        own, new = list(self.copy.parameters()), list(student.parameters())
-        torch._foreach_lerp_(own, new, 1 - decay)
+        for own, new in zip(self.copy.parameters(), student.parameters(), strict=True):
+            own.lerp_(new, 1 - decay)
 
     def restart(self, student: GraphModule) -> None:
         """Forget everything but these weights."""

@@ -66,10 +66,10 @@ class Validation:
             sums += torch.stack([*losses, *energies])
         student.train()
         self.company.average([sums])
-        *losses, own, wanted = (float(value) * self.company.of for value in sums)
+        *totals, own, wanted = (value * self.company.of for value in sums.tolist())
         names = [loss.name for loss in self.compared]
         return Validated(
-            {name: value / max(1, self.count) for name, value in zip(names, losses, strict=True)},
+            {name: value / max(1, self.count) for name, value in zip(names, totals, strict=True)},
             _decibels(own, wanted),
         )
 

@@ -19,8 +19,14 @@ def test_offers_what_the_reference_says() -> None:
     assert [metric.name for metric in plugin.compressor_metrics()] == [
         "mel-l1",
         "multi-resolution-stft",
+        "mel-cepstral-distortion",
+        "log-spectral-distance",
+        "band-energy",
         "pesq-wb",
         "stoi",
+        "f0-rmse",
+        "voicing-f1",
+        "periodicity",
     ]
     assert [source.name for source in plugin.compressor_data_sources()] == [
         "speech-folder",

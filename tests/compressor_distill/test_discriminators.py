@@ -9,13 +9,13 @@ import pytest
 import torch
 from compressor_distill.adversarial_losses import discriminator_loss, generator_loss
 from compressor_distill.discriminators import (
-    DiscriminatorName,
     Discriminators,
     PeriodView,
     ScaleView,
     SpectrogramView,
     make_discriminators,
 )
+from compressor_distill.phases import DiscriminatorName
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn

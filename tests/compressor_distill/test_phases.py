@@ -86,14 +86,15 @@ def test_an_average_lies_between_the_least_and_the_most(values: list[float], dec
     model = torch.fx.symbolic_trace(torch.nn.Linear(1, 1, bias=False))
     average = RunningAverage(model, decay)
     assert average.copy is not None
-    wanted = float(model.weight.detach())
+    weight, averaged = model.get_parameter("weight"), average.copy.get_parameter("weight")
+    wanted = float(weight.detach())
     for step, value in enumerate(values, start=1):
         with torch.no_grad():
-            model.weight.fill_(value)
+            weight.fill_(value)
         average.follow(model)
         kept = min(decay, step / (step + 10))
         wanted = kept * wanted + (1 - kept) * value
-    assert float(average.copy.weight.detach()) == pytest.approx(wanted, abs=1e-4)
+    assert float(averaged.detach()) == pytest.approx(wanted, abs=1e-4)
 
 
 def test_narrower_features_are_compared_through_projections(tiny_teacher: Teacher, tiny_context: StageContext) -> None:

@@ -84,9 +84,10 @@ def test_interruptions_anywhere_lose_nothing(
 
 
 def damage(path: Path, how: str) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "noise": b"\x8f" * 999, "bit": content}[how])
+    content = path.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    path.write_bytes({"cut": content[:middle], "empty": b"", "noise": b"\x8f" * 999, "bit": flipped}[how])
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "noise", "bit"])

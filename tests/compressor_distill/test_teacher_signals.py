@@ -71,8 +71,8 @@ def test_features_are_channels_last(tiny_teacher: Teacher, tiny_dataset: Dataset
 
 def test_the_same_generator_makes_the_same_batch(tiny_teacher: Teacher, tiny_dataset: Dataset) -> None:
     signals = recorded(tiny_teacher, tiny_dataset, 10)
-    first, second = (signals.batch(([0, 1, 5],), 4) for _ in range(2))
-    other = signals.batch(([0, 1, 6],), 4)
+    first, second = (signals.batch((0, 1, 5), 4) for _ in range(2))
+    other = signals.batch((0, 1, 6), 4)
     assert torch.equal(first.output, second.output)
     assert not torch.equal(first.output, other.output)
 
