@@ -105,8 +105,20 @@ class AdversarialLearner(Learner):
         self.steps = int(state["steps"])
 
 
+def check_judged(phase: AdversarialPhase, output: Tensor) -> None:
+    """Refuse segments that are too short to be judged.
+
+    Raises:
+        DataError: says how long they have to be.
+    """
+    least, found = make_discriminators(phase.discriminators, phase.width).least_samples, output[0].numel()
+    if phase.steps and found < least:
+        raise DataError(
+            f"adversarial: {', '.join(phase.discriminators)} judge at least {least} samples, and a segment's output has "
+            f"{found}: use a longer segment or others of the discriminators"
+        )
+
+
 def _as_sound(output: Tensor) -> Tensor:
     """Return an output as (batch, 1, samples)."""
-    if output.numel() == output.shape[0]:
-        raise DataError("discriminators judge signals, and the model's output is none: set adversarial: {steps: 0}")
     return output.flatten(1).unsqueeze(1)

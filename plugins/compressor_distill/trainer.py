@@ -13,6 +13,7 @@ from torch import Tensor
 
 from compressor.processes import Company, company
 from compressor.strategy import Finding, StageOutcome
+from compressor_distill.adversary import check_judged
 from compressor_distill.checkpoint import load_checkpoint, save_checkpoint
 from compressor_distill.feature_points import find_points
 from compressor_distill.folded_convolution import training_form
@@ -120,6 +121,7 @@ class Trainer:
     def _run_phases(self, signals: TeacherSignals) -> None:
         own = load_checkpoint(self.lesson.checkpoint, self.lesson.identity) if self.company.leads else None
         saved: dict[str, Any] | None = self.company.agreed(own)
+        check_judged(self.options.adversarial, signals.batch((self.lesson.seed, 0, 0), 1).output)
         if saved is None:
             self._validate("start")
         first = saved["progress"]["phase"] if saved else 0

@@ -44,7 +44,7 @@ class Interrupting(SilentReporter):
 
         class Task(SilentTask):
             def advance(self, steps: int = 1, status: str = "") -> None:
-                if label in ("block-wise", "end-to-end"):
+                if label in ("block-wise", "end-to-end", "adversarial"):
                     reporter.left -= steps
                     if status and reporter.left <= 0:
                         raise KeyboardInterrupt
