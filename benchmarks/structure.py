@@ -201,7 +201,7 @@ def without(strategy: str) -> Start:
 
 def prepared(options: argparse.Namespace) -> tuple[Plan, Workbench]:
     """Return the plan and a bench with teacher and data."""
-    overrides = [f"{name}={value}" for name, value in (("budget", options.budget),) if value]
+    overrides = [*getattr(options, "overrides", ()), *([f"budget={options.budget}"] if options.budget else [])]
     plan = load_plan(options.recipe, teacher=options.teacher, data=options.recordings, overrides=overrides)
     catalog = load_catalog()
     plan = replace(plan, metrics=tuple(catalog.metrics[name]() for name in JUDGED_BY))

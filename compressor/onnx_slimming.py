@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
 import onnxslim
 
@@ -21,7 +23,27 @@ def slimmed(model: onnx.ModelProto, **options: int) -> onnx.ModelProto:
     """Return a model that computes the same with less; options are onnxslim's, such as `size_threshold` in bytes."""
     random = any(node.op_type in RANDOM_OPERATORS for node in model.graph.node)
     slim: onnx.ModelProto = onnxslim.slim(model, skip_optimizations=SLOW + (DANGEROUS if random else []), **options)
+    _drop_unused(slim.graph)
     return slim
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Drop weights that nothing reads: onnxslim leaves those that stood for shapes, under ever longer names."""
+    read = {output.name for output in graph.output} | set(_reads(graph))
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    if len(kept) < len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+
+
+def _reads(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield the names of all tensors that nodes read, those of the graphs inside them too."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _reads(inner)
+                yield from (output.name for output in inner.output)
 
 
 def has_computed_weights(model: onnx.ModelProto) -> bool:
