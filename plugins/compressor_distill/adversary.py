@@ -114,8 +114,8 @@ def check_judged(phase: AdversarialPhase, output: Tensor) -> None:
     least, found = make_discriminators(phase.discriminators, phase.width).least_samples, output[0].numel()
     if phase.steps and found < least:
         raise DataError(
-            f"adversarial: {', '.join(phase.discriminators)} judge at least {least} samples, and a segment's output has "
-            f"{found}: use a longer segment or others of the discriminators"
+            f"adversarial: {', '.join(phase.discriminators)} judge at least {least} samples, and a segment's output "
+            f"has {found}: use a longer segment or others of the discriminators"
         )
 
 

@@ -19,7 +19,8 @@ AGAINST: dict[str, Any] = {
     "block_wise": {"steps": 0},
     "end_to_end": {"steps": 2, "feature_weight": 0.0},
     "adversarial": {
-        "steps": 8, "width": 0.0625, "discriminators": ["multi-period"], "discriminators_alone": 3, "learning_rate": 1e-3,
+        "steps": 8, "width": 0.0625, "discriminators": ["multi-period"], "discriminators_alone": 3,
+        "learning_rate": 1e-3,
     },
     "segment": 24,
 }  # fmt: skip
