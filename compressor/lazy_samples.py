@@ -84,6 +84,11 @@ class LazySamples(Sequence[Sample]):
         if self._ahead.workers:
             self._ahead.expect({at: _WithoutReference(self._store.maker(at)) for at in map(self._standing, indices)})
 
+    @property
+    def workers(self) -> int:
+        """Processes that make samples ahead."""
+        return self._ahead.workers
+
     def key(self, index: int) -> str:
         """Return what names a sample's content, known without making it."""
         return self._store.key(index)

@@ -6,10 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
-import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.util import Finalize
 from typing import Generic, TypeVar
 
 from compressor.progress import Reporter
@@ -68,7 +68,8 @@ class WorkingAhead(Generic[Result]):
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_prepare)
-            weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
+            # Not `weakref.finalize`: a process that is itself a worker waits for its children before it runs that.
+            Finalize(self, self._pool.shutdown, kwargs={"wait": True, "cancel_futures": True}, exitpriority=100)
         return self._pool
 
     def _do_without(self) -> None:

@@ -6,11 +6,10 @@ import hashlib
 import math
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +21,8 @@ from compressor_distill.feature_points import PointRunner, find_points, student_
 from compressor_distill.folded_convolution import training_form
 from compressor_distill.processor import computes_bf16
 from compressor_distill.schedule import Schedule
-from compressor_distill.teacher_signals import Batch, TeacherSignals
+from compressor_distill.teacher_run import Batch
+from compressor_distill.teacher_signals import Keeping, TeacherSignals
 from compressor_distill.training_log import TrainingLog
 from compressor_distill.validation import Validation
 
@@ -88,8 +88,12 @@ class Trainer:
         return StageOutcome(self.student, tuple(self.notes), tuple(self.log.curve))
 
     def _signals(self, segment: int) -> TeacherSignals:
-        specs = self.context.teacher.inputs
-        return TeacherSignals(self.teacher, specs, self.points, self.device, self.data.train, segment)
+        options = self.options
+        keeping = Keeping(options.teacher_signals, options.memory_gb, options.cache_gb)
+        if options.cache_dir is not None:
+            keeping = replace(keeping, folder=options.cache_dir)
+        teacher, reporter = self.context.teacher, self.context.reporter
+        return TeacherSignals(teacher, self.points, self.device, self.data.train, segment, keeping, reporter)
 
     def _say_what_comes(self, signals: TeacherSignals) -> None:
         points = ", ".join(self.points) or "none: only outputs are compared"
@@ -147,6 +151,8 @@ class Trainer:
     ) -> None:
         progress, begun, spent = self.progress, time.monotonic(), self.progress.seconds
         saved_at = begun
+        features = label == BLOCK_WISE or phase.feature_weight > 0
+        signals.begin(phase.steps - progress.step, self.options.batch_size, features=features)
         with self.context.reporter.task(label, phase.steps) as task:
             task.advance(progress.step)
             try:
@@ -176,9 +182,9 @@ class Trainer:
     def _step(
         self, label: str, phase: Phase, optimiser: torch.optim.Optimizer, signals: TeacherSignals
     ) -> dict[str, float]:
-        # A generator of the step's own makes the data position part of the step: nothing to save, nothing to lose.
-        generator = np.random.default_rng([self.context.seed, self.progress.phase, self.progress.step])
-        batch = signals.batch(generator, self.options.batch_size)
+        # A seed of the step's own makes the data position part of the step: nothing to save, nothing to lose.
+        seed = (self.context.seed, self.progress.phase, self.progress.step)
+        batch = signals.batch(seed, self.options.batch_size)
         losses = self._losses(batch, given=label == BLOCK_WISE, feature_weight=phase.feature_weight)
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
