@@ -107,7 +107,8 @@ def fitting_context(run: TeacherRun, inputs: TrainingInputs, given: tuple[Tensor
     if segment is None:
         return Fit(0, 0.0)
     whole = run.whole(given, length, features=features)
-    starts = [0, (length - segment) // 2, length - segment]
+    last = inputs.fitting(length, length)
+    starts = [0, last // 2, last]
     wanted = [whole.segment(inputs.specs, start, segment) for start in starts]
     fits = []
     for context in CONTEXTS:

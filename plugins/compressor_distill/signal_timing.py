@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
-from compressor_distill.on_the_fly import TOLERANCE, OnTheFly, fitting_context
+from compressor.segments import cut as cut_inputs
+from compressor_distill.on_the_fly import CONTEXTS, TOLERANCE, OnTheFly, fitting_context
 from compressor_distill.recorded_signals import RecordedOnDisk
 from compressor_distill.signal_choice import Amount, Costs, seconds_on_the_fly, seconds_recorded
 from compressor_distill.training_inputs import Cut
@@ -23,8 +25,14 @@ class Timing:
         self.features = features
         self.longest = int(self.inputs.sizes.argmax())
         self.given = self.inputs[self.longest]
-        self.fit = fitting_context(disk.run, self.inputs, self.given, features=features)
+        self.fit = fitting_context(disk.run, self.inputs, self._part(), features=features)
         self.on_the_fly = OnTheFly(disk.run, self.inputs, self.fit.context)
+
+    def _part(self) -> tuple[Tensor, ...]:
+        """Return as much of the sample as two segments with the widest context take."""
+        if self.inputs.segment is None:
+            return self.given
+        return cut_inputs(self.given, self.inputs.specs, 0, 2 * (self.inputs.segment + CONTEXTS[-1]))
 
     def seconds(self, segments: int, bytes_per_step: float) -> tuple[float, float]:
         """Return the seconds that so many segments take, recorded and on the fly.
@@ -38,12 +46,14 @@ class Timing:
 
     def _costs(self) -> Costs:
         mean = float(self.inputs.sizes.mean() / self.inputs.sizes[self.longest])
-        last = self.inputs.length(self.given) - (self.inputs.segment or 0)
-        starts = [last * number // max(1, self.count - 1) for number in range(self.count)]
-        cuts = [Cut(self.longest, max(0, start)) for start in starts]
+        length = self.inputs.length(self.given)
+        last = self.inputs.fitting(length, length)
+        starts = [last * number // self.count for number in range(self.count)]
+        cuts = [Cut(self.longest, start) for start in starts]
         lazy = self.inputs.lazy
         making = self._timed(lambda: self.inputs[self.longest]) / (1 + lazy.workers) if lazy is not None else 0.0
-        recording = self._timed(lambda: self.disk.record(self.longest, features=self.features)) - making
+        # Long, and warmed up by what was done on a part of it.
+        recording = self._once(lambda: self.disk.record(self.longest, features=self.features)) - making
         reading = self._timed(lambda: self.disk.pieces(cuts, features=self.features)) / self.count
         given = [self.given] * self.count
         running = self._timed(lambda: self.on_the_fly.of(given, starts, features=self.features)) / self.count
@@ -52,6 +62,9 @@ class Timing:
     def _timed(self, work: Callable[[], object]) -> float:
         """Return the seconds of the second time: the first has to warm up."""
         work()
+        return self._once(work)
+
+    def _once(self, work: Callable[[], object]) -> float:
         self._wait()
         begun = time.monotonic()
         work()

@@ -28,10 +28,10 @@ def _small_indexes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def headers_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read: list[str] = []
-    header: Callable[[Path], object] = recording_index._header
+    header: Callable[[str], object] = recording_index._header
 
-    def watched(path: Path) -> object:
-        read.append(path.name)
+    def watched(path: str) -> object:
+        read.append(path)
         return header(path)
 
     monkeypatch.setattr(recording_index, "_header", watched)
