@@ -22,6 +22,13 @@ def in_words(value: float, unit: str = "") -> str:
     return f"{_digits(value)}{_JOINED.get(unit, f' {unit}')}"
 
 
+def with_interval(value: float, low: float | None, high: float | None, unit: str = "") -> str:
+    """Return `value` in words, and behind it the ends of its interval where there is one: `0.886 (0.871 to 0.9)`."""
+    if low is None or high is None:
+        return in_words(value, unit)
+    return f"{in_words(value, unit)} ({_digits(low)} to {_digits(high)})"
+
+
 def in_full(value: float) -> str:
     """Return `value` with every digit before the point, and at least four: `1,204,512`, `0.2125`."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

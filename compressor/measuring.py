@@ -19,6 +19,7 @@ from compressor.layer_timing import by_layer, nodes_in_turn
 from compressor.metric import Metric
 from compressor.onnx_export import export_onnx
 from compressor.report import Measurement
+from compressor.signal_metric import Against, Signal, SignalMetric, measured_name
 from compressor.stored_model import StoredModel
 from compressor.teacher_loading import Teacher
 from compressor.tensor_spec import TensorSpec, random_inputs
@@ -157,6 +158,26 @@ class MeasuredModel:
     def teacher_outputs(self) -> Sequence[FloatArray]:
         return (self.baseline or self).outputs
 
+    @cached_property
+    def signals(self) -> Sequence[Signal]:
+        return tuple(Signal(output, self._rate) for output in self.outputs)
+
+    def wanted(self, against: Against) -> Sequence[Signal | None]:
+        # The teacher's own: what is analysed of it and of the recordings serves every student.
+        teacher = self.baseline or self
+        return teacher.signals if against == "teacher" else teacher._recordings
+
+    @cached_property
+    def _recordings(self) -> Sequence[Signal | None]:
+        references = [sample.reference for sample in self.data.validation] if self.data else []
+        return tuple(None if reference is None else Signal(reference, self._rate) for reference in references)
+
+    @property
+    def _rate(self) -> int:
+        if self.sample_rate is None:
+            raise MetricUnavailable("needs an output of known sample rate")
+        return self.sample_rate
+
 
 def _output_length(graph: GraphModule, size: int) -> int:
     arrays = random_inputs(input_specs(graph), size)
@@ -175,20 +196,50 @@ def measure(
 ) -> tuple[Measurement, ...]:
     """Measure a model; a metric that lacks something notes what to install instead of a number.
 
-    `same_output` holds the measurements of a model that was proven to put out the same: what depends on the output
-    alone is taken from there.
+    Metrics for finished students only are left out, see `measure_finished`. `same_output` holds the measurements of a
+    model that was proven to put out the same: what depends on the output alone is taken from there.
     """
     known = {entry.metric: entry for entry in same_output}
     return tuple(
         known[metric.name] if metric.needs_data and metric.name in known else _measure(subject, metric)
         for metric in metrics
-        if applies(metric, subject.data)
+        if applies(metric, subject.data) and not metric.finished_only
     )
 
 
+def measure_finished(subject: MeasuredModel, metrics: Sequence[Metric]) -> tuple[Measurement, ...]:
+    """Measure what `measure` leaves out: slow metrics, and how signals compare with recordings, where there are any."""
+    applying = [metric for metric in metrics if applies(metric, subject.data)]
+    slow = [_measure(subject, metric) for metric in applying if metric.finished_only]
+    compared = [metric for metric in applying if isinstance(metric, SignalMetric)]
+    recorded = any(sample.reference is not None for sample in subject.data.validation) if subject.data else False
+    return (*slow, *(_compare(subject, metric, "recording") for metric in compared if recorded))
+
+
 def _measure(subject: MeasuredModel, metric: Metric) -> Measurement:
+    if isinstance(metric, SignalMetric):
+        return _compare(subject, metric, "teacher")
     try:
         value, note = metric.measure(subject), ""
     except MetricUnavailable as reason:
         value, note = None, str(reason)
     return Measurement(metric=metric.name, value=value, unit=metric.unit, better=metric.better, note=note)
+
+
+def _compare(subject: MeasuredModel, metric: SignalMetric, against: Against) -> Measurement:
+    name = measured_name(metric.name, against)
+    try:
+        found = metric.compare(subject, against)
+    except MetricUnavailable as reason:
+        return Measurement(metric=name, value=None, unit=metric.unit, better=metric.better, note=str(reason))
+    low, high = found.interval or (None, None)
+    return Measurement(
+        metric=name,
+        value=found.value,
+        unit=metric.unit,
+        better=metric.better,
+        low=low,
+        high=high,
+        scores=found.scores,
+        parts=dict(found.parts),
+    )

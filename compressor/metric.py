@@ -12,6 +12,8 @@ from compressor.dataset import FloatArray
 from compressor.tensor_spec import TensorSpec
 
 if TYPE_CHECKING:
+    from compressor.signal_metric import Against, Signal
+
     # Timing needs onnxruntime and torch, which defining a metric does not.
     from compressor.timing import Timings
 
@@ -65,6 +67,13 @@ class Subject(Protocol):
     def sample_rate(self) -> int | None:
         """Output samples per second, where the output is a signal."""
 
+    @property
+    def signals(self) -> Sequence[Signal]:
+        """The outputs as signals; only where the sample rate is known."""
+
+    def wanted(self, against: Against) -> Sequence[Signal | None]:
+        """What the outputs should be, by the teacher or by the recording; None for a sample without a recording."""
+
 
 class Metric(BaseModel, ABC):
     """A frozen model whose fields are options, with one method."""
@@ -78,6 +87,8 @@ class Metric(BaseModel, ABC):
     """True: measured on validation samples, against the teacher's outputs."""
     needs_signal: ClassVar[bool] = False
     """True: only for models whose output is a signal of known sample rate, such as audio."""
+    finished_only: ClassVar[bool] = False
+    """True: slow; measured once, on the finished student, and not after each stage."""
 
     follows: ClassVar[str] = ""
     """The cost by whose savings this one's are predicted while a budget is spent; empty: strategies know it."""

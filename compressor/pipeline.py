@@ -18,9 +18,10 @@ from compressor.cache_folder import default_cache_dir
 from compressor.data_source import DataContext
 from compressor.dataset import Dataset
 from compressor.errors import CompressorError, DataError
+from compressor.gates import judge_gates, missed_beforehand
 from compressor.graph_editing import copy_graph
 from compressor.listening import listening_samples
-from compressor.measuring import MeasuredModel, measure
+from compressor.measuring import MeasuredModel, measure, measure_finished
 from compressor.onnx_export import export_onnx
 from compressor.planning import Plan
 from compressor.progress import RecordingReporter, Reporter, SilentReporter
@@ -70,6 +71,11 @@ class RunResult:
         """Say whether every limit of the budget is kept."""
         return all(verdict.met for verdict in self.report.verdicts)
 
+    @property
+    def gates_passed(self) -> bool:
+        """Say whether the student passes every quality gate."""
+        return all(gate.met for gate in self.report.gates)
+
 
 def run(
     plan: Plan,
@@ -96,13 +102,18 @@ def run(
             keep(line.spending, folder)
         line.run_to(len(plan.stages), folder)
         content = export_onnx(line.student, teacher.opset, student_metadata(plan, teacher))
+        telling.say("measuring the finished student")
+        student = bench.measured(line.student)
+        finished = measure_finished(student, plan.metrics)
         outcome = Outcome(
             records=tuple(line.records),
+            finished=finished,
             curve=line.curve,
             allocation=line.allocation,
             verdicts=judge(plan.limits, measured, line.records[-1].measurements),
+            gates=judge_gates(plan.recipe.gates, plan.metrics, (*line.records[-1].measurements, *finished)),
             checks=check_export(content, line.student),
-            samples=listening_samples(folder, bench.measured(line.student), before_training),
+            samples=listening_samples(folder, student, before_training),
         )
         if teacher.whole is not None:
             folder.write("student_region.onnx", content)
@@ -110,6 +121,7 @@ def run(
         write_student(folder, line.student, content)
         for name, beside in student_sidecars(teacher.source, "student.onnx").items():
             folder.write(name, beside)
+        measured = (*measured, *measure_finished(bench.baseline, plan.metrics))
         report = build_report(plan, settings.name, bench, measured, outcome, time.monotonic() - begun)
         folder.write("run.log", "\n".join([*telling.lines, ""]).encode())
         write_report(folder, report)
@@ -215,6 +227,8 @@ def prepare(
     data = _load_data(plan, teacher, settings, reporter)
     baseline = MeasuredModel(teacher.graph, teacher, data)
     measured = measure(baseline, plan.metrics)
+    for warning in missed_beforehand(plan.recipe.gates, measured):
+        reporter.say(warning)
     bench = Workbench(
         teacher=teacher,
         data=data,
@@ -262,6 +276,6 @@ def _check_lengths(teacher: Teacher, data: Dataset) -> None:
 
 
 def _identity(plan: Plan, teacher: Teacher) -> str:
-    """Name a run: the same recipe on the same teacher (where it is written does not matter)."""
-    facts = [plan.recipe.model_dump(mode="json", exclude={"out", "teacher"}), teacher.sha256]
+    """Name a run: the same recipe on the same teacher (where it is written, and how it is judged, does not matter)."""
+    facts = [plan.recipe.model_dump(mode="json", exclude={"out", "teacher", "gates"}), teacher.sha256]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -17,6 +17,7 @@ from compressor.plugin_catalog import Catalog
 from compressor.recipe import Limit, Named, Recipe
 from compressor.recipe_file import RecipeDocument, stage_labels
 from compressor.recipe_problems import NOWHERE, Location, ProblemCollector
+from compressor.signal_metric import SignalMetric, split_measured_name
 from compressor.strategy import BudgetedStrategy, Strategy
 from compressor.validation_messages import explain
 
@@ -90,11 +91,22 @@ class _Planner:
         return self.build("data_sources", self.catalog.data_sources, self.recipe.data, ("data",))
 
     def metrics(self) -> tuple[Metric, ...]:
-        """Build the metrics of the recipe, or else all that apply, and in any case those of the budget."""
+        """Build the metrics of the recipe, or else all that apply, and in any case those of budget and gates."""
         chosen = self.default_metrics() if self.recipe.metrics is None else self.named_metrics(self.recipe.metrics)
         listed = {metric.name for metric in chosen} | {named.name for named in self.recipe.metrics or ()}
-        limited = [self.metric(Named(name=name), ("budget", name)) for name in self.recipe.budget if name not in listed]
-        return (*chosen, *(metric for metric in limited if metric is not None))
+        needed: dict[str, Location] = {name: ("budget", name) for name in self.recipe.budget}
+        for gate in self.recipe.gates:
+            needed.setdefault(self.gated_metric(gate), ("gates", gate))
+        more = [self.metric(Named(name=name), location) for name, location in needed.items() if name not in listed]
+        return (*chosen, *(metric for metric in more if metric is not None))
+
+    def gated_metric(self, gate: str) -> str:
+        """Return the metric that a gate judges by."""
+        name, against = split_measured_name(gate)
+        known = self.catalog.metrics.get(name)
+        if against == "recording" and known is not None and not issubclass(known, SignalMetric):
+            self.problems.add(("gates", gate), f"'{name}' compares nothing with recordings; a gate on it is '{name}'")
+        return name
 
     def default_metrics(self) -> tuple[Metric, ...]:
         """Build the installed metrics that need neither options nor data that the recipe does not have."""

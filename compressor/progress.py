@@ -63,6 +63,10 @@ class RecordingReporter:
         self.inner = inner
         self.lines: list[str] = []
 
+    def __reduce__(self) -> tuple[type[SilentReporter], tuple[()]]:
+        # In another process of the same run: one of them speaks.
+        return SilentReporter, ()
+
     def say(self, message: str) -> None:
         """Tell and keep one line."""
         self.lines.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {message}")

@@ -1,4 +1,4 @@
-"""What a recipe says, as data: teacher, budget, data, stages, metrics. Reading its YAML is `recipe_file`."""
+"""What a recipe says, as data: teacher, budget, data, stages, metrics, gates. Reading its YAML is `recipe_file`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,12 @@ def _limit(value: object) -> object:
     # An empty text fails with the message that says what a limit looks like; so do true, a list and nothing.
     number = isinstance(value, str | int | float) and not isinstance(value, bool)
     return {"text": str(value) if number else f"{value!r}"}
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, found {str(value).lower()}")
+    return value
 
 
 class Named(BaseModel):
@@ -122,6 +128,11 @@ class Recipe(BaseModel):
     stages: tuple[NamedOptions, ...] = Field(min_length=1, description="strategies in the order they are applied")
     metrics: tuple[NamedOptions, ...] | None = Field(
         default=None, description="what is measured after each stage; all installed metrics that apply, if left out"
+    )
+    gates: dict[str, Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]] = Field(
+        default={},
+        description="what the finished student has to reach, by metric, such as {stoi: 0.85, mel-l1: 0.5}: at least "
+        "that where higher is better, else at most; METRIC/recording is a metric against the recordings",
     )
     seed: int = Field(default=0, ge=0, lt=2**32, strict=True, description="of every random draw of the run")
     out: str | None = Field(default=None, description="run folder; `runs/` and the recipe's name if left out")

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from compressor.loss import Loss
 from compressor.plugin_catalog import Catalog
 from compressor.recipe import Recipe
+from compressor.signal_metric import SignalMetric, measured_name
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _NAMES: Final[Mapping[str, Any]] = MappingProxyType({"type": "array", "minItems": 1, "items": {"type": "string"}})
@@ -56,7 +57,15 @@ def recipe_schema(catalog: Catalog) -> dict[str, Any]:
     shapes = {name: {"description": fields[name]["description"], **shape} for name, shape in _SHAPES.items()}
     budget = {**fields["budget"], "propertyNames": {"enum": sorted(catalog.metrics)}}
     budget["additionalProperties"] = {"$ref": "#/$defs/limit"}
-    return {**schema, "$schema": _DIALECT, "properties": {**fields, **shapes, "budget": budget}, "$defs": definitions}
+    gates = {**fields["gates"], "propertyNames": {"enum": _gates(catalog)}}
+    properties = {**fields, **shapes, "budget": budget, "gates": gates}
+    return {**schema, "$schema": _DIALECT, "properties": properties, "$defs": definitions}
+
+
+def _gates(catalog: Catalog) -> list[str]:
+    """Return what gates may be called: metrics, and those that compare with recordings once more."""
+    compared = [name for name, metric in catalog.metrics.items() if issubclass(metric, SignalMetric)]
+    return sorted([*catalog.metrics, *(measured_name(name, "recording") for name in compared)])
 
 
 def _definitions(kind: str, classes: Mapping[str, type[BaseModel]]) -> dict[str, Any]:

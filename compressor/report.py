@@ -15,10 +15,18 @@ class Measurement(_Record):
     """One metric's number about one model; `note` says why where there is no number."""
 
     metric: str
+    """Its name; `stoi/recording` is `stoi` against the recordings, where `stoi` is against the teacher."""
     value: float | None
     unit: str = ""
     better: Literal["lower", "higher"] = "lower"
     note: str = ""
+    low: float | None = None
+    high: float | None = None
+    """Ends of the 95 % interval, by bootstrap over validation samples; None where the number is no mean over them."""
+    scores: tuple[float | None, ...] = ()
+    """The number for each validation sample by itself; None where the sample says nothing."""
+    parts: dict[str, float | None] = {}
+    """What the number is made of, such as one for each frequency band."""
 
 
 class FindingRecord(_Record):
@@ -73,6 +81,24 @@ class Verdict(_Record):
     met: bool
 
 
+class GateVerdict(_Record):
+    """One quality gate, and whether the finished student passes it; `note` says why where it has no figure."""
+
+    metric: str
+    threshold: float
+    better: Literal["lower", "higher"]
+    """Higher: the student needs at least the threshold; lower: at most."""
+    student: float | None
+    met: bool
+    unit: str = ""
+    note: str = ""
+
+    @property
+    def bound(self) -> str:
+        """Say on which side of the threshold the student has to be."""
+        return "at least" if self.better == "higher" else "at most"
+
+
 class ExportCheck(_Record):
     """The written file in onnxruntime against the torch student, at one size of the dynamic axes."""
 
@@ -125,8 +151,11 @@ class Report(_Record):
     data: str = ""
     data_findings: tuple[str, ...] = ()
     stages: tuple[StageRecord, ...]
+    finished: tuple[Measurement, ...] = ()
+    """What only the finished student is measured by: slow metrics, and comparisons with recordings."""
     allocation: tuple[AllocationRecord, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    gates: tuple[GateVerdict, ...] = ()
     export_checks: tuple[ExportCheck, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
     samples: tuple[ListeningSample, ...] = ()
@@ -134,3 +163,8 @@ class Report(_Record):
     environment: dict[str, str] = {}
     recipe: str = ""
     """The recipe as run, in YAML."""
+
+    @property
+    def student(self) -> tuple[Measurement, ...]:
+        """The finished student's measurements."""
+        return (*(self.stages[-1].measurements if self.stages else ()), *self.finished)

@@ -16,6 +16,7 @@ from compressor.report import (
     AllocationRecord,
     CurvePoint,
     ExportCheck,
+    GateVerdict,
     ListeningSample,
     Measurement,
     Report,
@@ -34,9 +35,11 @@ class Outcome:
     """What a run came to."""
 
     records: tuple[StageRecord, ...]
+    finished: tuple[Measurement, ...]
     curve: tuple[CurvePoint, ...]
     allocation: tuple[AllocationRecord, ...]
     verdicts: tuple[Verdict, ...]
+    gates: tuple[GateVerdict, ...]
     checks: tuple[ExportCheck, ...]
     samples: tuple[ListeningSample, ...]
 
@@ -61,8 +64,10 @@ def build_report(
         data=bench.data.description if bench.data else "",
         data_findings=bench.data.findings if bench.data else (),
         stages=outcome.records,
+        finished=outcome.finished,
         allocation=outcome.allocation,
         verdicts=outcome.verdicts,
+        gates=outcome.gates,
         export_checks=outcome.checks,
         curve=outcome.curve,
         samples=outcome.samples,

@@ -14,6 +14,7 @@ from compressor.dataset import FloatArray
 from compressor.errors import RunFolderError
 from compressor.figures import NOTHING, duration_in_words, in_words
 from compressor.report import ListeningSample, Report
+from compressor.report_quality import quality_rows
 from compressor.spectrogram import read_signal, spectrogram_png
 
 
@@ -51,6 +52,7 @@ def render_report(report: Report, folder: Path) -> str:
         verdict=report_view.verdict_line(report),
         judgements=report_view.judgements(report),
         headlines=report_view.headlines(report),
+        quality=quality_rows(report),
         columns=report_view.columns(report),
         rows=report_view.rows(report),
         curve=report_curve.draw_curve(report.curve),

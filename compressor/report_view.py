@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from compressor.figures import NOTHING, duration_in_words, in_words, ratio_in_words, share_in_words
-from compressor.report import Measurement, Report, StageRecord, Verdict
+from compressor.report import GateVerdict, Measurement, Report, StageRecord, Verdict
+from compressor.signal_metric import split_measured_name
 
 _LABELS = {"macs": "MACs", "bytes": "file size", "rtf": "real-time factor", "speedup": "speed-up"}
 _AMOUNT_UNITS = ("B", "bytes", "MAC", "parameters")
@@ -61,14 +62,17 @@ class Judgement:
 
 def label(metric: str) -> str:
     """Return a metric's name as a reader would say it."""
-    return _LABELS.get(metric, metric.replace("_", " ").replace("-", " "))
+    name, against = split_measured_name(metric)
+    said = _LABELS.get(name, name.replace("_", " ").replace("-", " "))
+    return f"{said} against the recording" if against == "recording" else said
 
 
 def columns(report: Report) -> tuple[Column, ...]:
-    """Return every metric measured on teacher or student, in the order found."""
+    """Return every metric measured on teacher or student, in the order found, but those for finished students only."""
     found: dict[str, Column] = {}
+    finished_only = _by_metric(report.finished)
     for measurement in _all_measurements(report):
-        if measurement.metric not in found:
+        if measurement.metric not in found and measurement.metric not in finished_only:
             column = Column(measurement.metric, label(measurement.metric), measurement.better)
             found[measurement.metric] = column
     return tuple(found.values())
@@ -94,20 +98,32 @@ def headlines(report: Report) -> tuple[Headline, ...]:
 
 
 def judgements(report: Report) -> tuple[Judgement, ...]:
-    """Return each limit of the budget in words."""
+    """Return each limit of the budget and each quality gate in words."""
     units = {measurement.metric: measurement.unit for measurement in _all_measurements(report)}
-    return tuple(Judgement(verdict.met, _judged(verdict, units.get(verdict.metric, ""))) for verdict in report.verdicts)
+    limits = (Judgement(verdict.met, _judged(verdict, units.get(verdict.metric, ""))) for verdict in report.verdicts)
+    return (*limits, *(Judgement(gate.met, _judged_gate(gate)) for gate in report.gates))
 
 
 def verdict_line(report: Report) -> str:
-    """Return in one sentence whether the budget is kept."""
-    count = len(report.verdicts)
-    missed = [label(verdict.metric) for verdict in report.verdicts if not verdict.met]
-    if not count:
-        return "The recipe sets no budget."
+    """Return in words whether the budget is kept and the quality gates are passed."""
+    limits = _summary(report.verdicts, "budget limit", "met")
+    gates = _summary(report.gates, "quality gate", "passed")
+    return " ".join(filter(None, (limits, gates))) or "The recipe sets no budget."
+
+
+def _summary(verdicts: Sequence[Verdict | GateVerdict], noun: str, kept: str) -> str:
+    count = len(verdicts)
+    missed = [label(verdict.metric) for verdict in verdicts if not verdict.met]
     if missed:
-        return f"{len(missed)} of {count} budget limits missed: {', '.join(missed)}."
-    return "The budget limit is met." if count == 1 else f"All {count} budget limits are met."
+        return f"{len(missed)} of {count} {noun}s missed: {', '.join(missed)}."
+    if count > 1:
+        return f"All {count} {noun}s are {kept}."
+    return f"The {noun} is {kept}." if count else ""
+
+
+def _judged_gate(gate: GateVerdict) -> str:
+    found = f"not measured ({gate.note})" if gate.student is None else in_words(gate.student, gate.unit)
+    return f"{label(gate.metric)}: {found}; the gate asks for {gate.bound} {in_words(gate.threshold, gate.unit)}"
 
 
 def _judged(verdict: Verdict, unit: str) -> str:

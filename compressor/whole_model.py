@@ -98,6 +98,13 @@ class _PartBefore:
         self.draws = any(node.op_type.startswith("Random") or node.op_type in DRAWING for node in model.graph.node)
         self.session = self._fresh_session()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "session": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.session = self._fresh_session()
+
     def _fresh_session(self) -> Any:
         # Kernels that draw random numbers seed their generators from this when the session is made.
         onnxruntime.set_seed(self.seed)

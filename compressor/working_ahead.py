@@ -35,6 +35,10 @@ class WorkingAhead(Generic[Result]):
         self._pool: ProcessPoolExecutor | None = None
         self._coming: dict[int, Future[Result]] = {}
 
+    def __reduce__(self) -> tuple[type[WorkingAhead[Result]], tuple[int, Reporter]]:
+        # In another process of the same run: with processes of its own.
+        return WorkingAhead, (self.workers, self._reporter)
+
     def expect(self, makers: Mapping[int, Callable[[], Result]]) -> None:
         """Have these made; what was expected before and is not among them is forgotten."""
         for number in self._coming.keys() - makers.keys():

@@ -28,7 +28,9 @@ NOTE: Final = "<!-- Made by scripts/make_reference.py: change the code, not this
 
 KINDS: Final = {
     "strategies": "What a recipe's `stages` name. Each takes a graph and returns a changed graph and its findings.",
-    "metrics": "What a recipe's `metrics` and `budget` name; measured on the teacher and after each stage.",
+    "metrics": "What a recipe's `metrics`, `budget` and `gates` name; measured on the teacher and after each stage. "
+    "What compares audio does so with the teacher's; the finished student's is compared with the recordings as well, "
+    "as `METRIC/recording`.",
     "losses": "What a training strategy's `losses` name.",
     "data_sources": "What a recipe's `data` names: where samples for training and validation come from.",
 }
@@ -36,6 +38,8 @@ TRAITS: Final = {
     "trains": "trains",
     "needs_data": "needs data",
     "needs_signal": "needs an output of known sample rate",
+    "any_width": "compares different channel counts",
+    "finished_only": "measured on the finished student only",
     "preserves_output": "exact: the core proves the output equal",
 }
 BOUNDS: Final = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
@@ -136,8 +140,8 @@ def _type(field: Schema) -> str:
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
         return CONTRACTS.get(name, f"[{name}](#{name.lower()})")
-    if "anyOf" in field:
-        return " or ".join(map(_type, field["anyOf"]))
+    if alternatives := field.get("anyOf") or field.get("oneOf"):
+        return " or ".join(map(_type, alternatives))
     if "enum" in field or "const" in field:
         return " or ".join(f"`{value}`" for value in field.get("enum") or [field["const"]])
     if field["type"] == "array":

@@ -11,6 +11,7 @@ import click
 
 from compressor.console import ConsoleReporter, print_table
 from compressor.figures import in_words, share_in_words
+from compressor.gates import judge_gates
 from compressor.layer_costs import LayerCost, layer_costs
 from compressor.pipeline import RunSettings, StageLine, prepare
 from compressor.plan_loading import load_plan
@@ -43,6 +44,8 @@ def show_plan(recipe: Path, teacher: str | None, data: str | None, overrides: Se
     _print_stages(measured, line.records)
     for metric, limit in bench.limits.items():
         click.echo(f"budget: {metric} at most {in_words(limit)} ({planned.limits[metric].text})")
+    for gate in judge_gates(planned.recipe.gates, planned.metrics, ()):
+        click.echo(f"gate: {gate.metric} {gate.bound} {in_words(gate.threshold, gate.unit)}, of the finished student")
     for label in skipped:
         click.echo(f"not done here, because it trains: {label}")
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from compressor import processes
 from compressor.console import ConsoleReporter, print_table
 from compressor.figures import duration_in_words, in_words
 from compressor.pipeline import RunResult, RunSettings, run
 from compressor.plan_loading import load_plan
 from compressor.planning import Plan
 from compressor.plugin_catalog import load_catalog
-from compressor.report import Measurement
+from compressor.report import GateVerdict, Measurement, Report, Verdict
+from compressor.report_quality import quality_rows
+from compressor.signal_metric import split_measured_name
 
-BUDGET_MISSED = 3
+MISSED = 3
+"""Exit code where the budget or a quality gate is missed."""
 PREPARATION_MINUTES = 3
 """What preparing, measuring and reporting take besides training, at most, for the recipes that ship."""
 
@@ -28,7 +32,27 @@ def run_recipe(
     *,
     resume: bool,
 ) -> int:
-    """Run a recipe and return the exit code: 0, or 3 where the budget is missed."""
+    """Run a recipe and return the exit code: 0, or 3 where the budget or a gate is missed.
+
+    Of several processes that a launcher started the first one does so; the others help it train.
+    """
+    if processes.index() > 0:
+        processes.serve(device)
+        return 0
+    with processes.leading(device):
+        return _run(recipe, teacher, data, overrides, out, device, resume=resume)
+
+
+def _run(
+    recipe: Path,
+    teacher: str | None,
+    data: str | None,
+    overrides: Sequence[str],
+    out: Path | None,
+    device: str,
+    *,
+    resume: bool,
+) -> int:
     catalog = load_catalog()
     planned = load_plan(recipe, teacher=teacher, data=data, overrides=overrides, catalog=catalog)
     folder = out or Path(planned.recipe.out or f"runs/{recipe.stem}")
@@ -37,7 +61,7 @@ def run_recipe(
     settings = RunSettings(out=folder, name=recipe.stem, device=device, resume=resume)
     result = run(planned, settings, reporter, catalog.relay.stage_completed)
     _show(result)
-    return 0 if result.budget_met else BUDGET_MISSED
+    return 0 if result.budget_met and result.gates_passed else MISSED
 
 
 def _say_how_long(planned: Plan, reporter: ConsoleReporter) -> None:
@@ -55,22 +79,56 @@ def _say_how_long(planned: Plan, reporter: ConsoleReporter) -> None:
 
 def _show(result: RunResult) -> None:
     report = result.report
-    final = report.stages[-1].measurements
-    before = {entry.metric: entry for entry in report.teacher.measurements}
-    print_table(
-        ["", "teacher", "student"],
-        [[entry.metric, _figure(before.get(entry.metric)), _figure(entry)] for entry in final],
-    )
-    for verdict in report.verdicts:
-        word = "met" if verdict.met else "MISSED"
-        print_table(
-            ["budget", "limit", "student", ""],
-            [[verdict.metric, in_words(verdict.limit), in_words(verdict.student), word]],
-        )
+    print_figures(report)
+    print_verdicts(report)
     reporter = ConsoleReporter()
     reporter.say(f"done in {duration_in_words(report.seconds)}: {result.folder / 'student.onnx'}")
     reporter.say(f"look and listen: {result.folder / 'report.html'}")
     reporter.say(f"licence: the student derives from its teacher ({report.teacher.licence})")
+
+
+def print_figures(report: Report) -> None:
+    """Print what teacher and student cost, and how signals compare."""
+    quality = quality_rows(report)
+    compared = {row.metric for row in quality}
+    before = {entry.metric: entry for entry in report.teacher.measurements}
+    amounts = [
+        [entry.metric, _figure(before.get(entry.metric)), _figure(entry)]
+        for entry in report.student
+        if split_measured_name(entry.metric)[0] not in compared
+    ]
+    if amounts:
+        print_table(["", "teacher", "student"], amounts)
+    if quality:
+        print_table(
+            ["student", "against the teacher", "against the recording", "the teacher against it"],
+            [[row.metric, row.student, row.student_recording, row.teacher_recording] for row in quality],
+        )
+
+
+def print_verdicts(report: Report) -> None:
+    """Print what the budget and the quality gates ask for, and whether the student keeps to it."""
+    if report.verdicts:
+        print_table(
+            ["budget", "limit", "student", ""],
+            [[entry.metric, in_words(entry.limit), in_words(entry.student), _word(entry)] for entry in report.verdicts],
+        )
+    if report.gates:
+        print_table(
+            ["gate", "asks for", "student", ""],
+            [
+                [gate.metric, f"{gate.bound} {in_words(gate.threshold)}", _reached(gate), _word(gate)]
+                for gate in report.gates
+            ],
+        )
+
+
+def _word(verdict: Verdict | GateVerdict) -> str:
+    return "met" if verdict.met else "MISSED"
+
+
+def _reached(gate: GateVerdict) -> str:
+    return gate.note if gate.student is None else in_words(gate.student)
 
 
 def _figure(entry: Measurement | None) -> str:

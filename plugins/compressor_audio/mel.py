@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -13,20 +14,22 @@ if TYPE_CHECKING:
 _POWER_EPSILON = 1e-9
 """Under the magnitude's square root, as upstream: it keeps the gradient of silence finite."""
 
+_HIFIGAN_RATE, _HIFIGAN_WINDOW, _HIFIGAN_FMAX = 22050, 1024, 8000.0
+
 
 class MelOptions(BaseModel):
     """How a mel spectrogram is taken; the defaults are those of HiFi-GAN at 22.05 kHz."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sample_rate: int = Field(default=22050, ge=1000, description="samples per second")
-    n_fft: int = Field(default=1024, ge=16, description="samples of one Fourier transform")
-    win_length: int = Field(default=1024, ge=16, description="samples of the Hann window, at most n_fft")
+    sample_rate: int = Field(default=_HIFIGAN_RATE, ge=1000, description="samples per second")
+    n_fft: int = Field(default=_HIFIGAN_WINDOW, ge=16, description="samples of one Fourier transform")
+    win_length: int = Field(default=_HIFIGAN_WINDOW, ge=16, description="samples of the Hann window, at most n_fft")
     hop_length: int = Field(default=256, ge=1, description="samples from one frame to the next, at most n_fft")
     n_mels: int = Field(default=80, ge=1, description="number of mel bands")
     fmin: float = Field(default=0.0, ge=0.0, description="lower edge of the lowest band in Hz")
     fmax: float | None = Field(
-        default=8000.0, gt=0.0, description="upper edge of the highest band in Hz; null: Nyquist"
+        default=_HIFIGAN_FMAX, gt=0.0, description="upper edge of the highest band in Hz; null: Nyquist"
     )
     clamp: float = Field(default=1e-5, gt=0.0, description="magnitudes below are raised to this before the logarithm")
     log: Literal["e", "10"] = Field(default="e", description="base of the logarithm")
@@ -47,6 +50,19 @@ class MelOptions(BaseModel):
                 f"found fmin {self.fmin:g}, fmax {self.upper_edge:g}"
             )
         return self
+
+    @classmethod
+    def for_rate(cls, sample_rate: int) -> MelOptions:
+        """Return HiFi-GAN's analysis at another sample rate, where nothing says which one a model was made for.
+
+        Windows, hops and the highest band are scaled by the power of two nearest to `sample_rate` / 22.05 kHz, so that
+        a frame stays about as long: 2048 samples and bands up to 16 kHz at 44.1 and 48 kHz, HiFi-GAN's own at 16 to
+        24 kHz.
+        """
+        scale = 2.0 ** round(math.log2(sample_rate / _HIFIGAN_RATE))
+        n_fft = round(scale * _HIFIGAN_WINDOW)
+        fmax = min(scale * _HIFIGAN_FMAX, sample_rate / 2)
+        return cls(sample_rate=sample_rate, n_fft=n_fft, win_length=n_fft, hop_length=n_fft // 4, fmax=fmax)
 
     @property
     def upper_edge(self) -> float:

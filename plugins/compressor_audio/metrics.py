@@ -1,65 +1,63 @@
-"""How far the student's audio is from the teacher's, in spectrograms; means over the validation samples."""
+"""How far the student's audio is from what it should be, in spectrograms; means over the validation samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 from pydantic import Field
 
-from compressor.dataset import FloatArray
 from compressor.errors import MetricUnavailable
-from compressor.metric import Metric, Subject
+from compressor.signal_metric import Signal, SignalMetric
 from compressor_audio.mel import MelOptions, log_mel
+from compressor_audio.signal_frames import frames_of
 from compressor_audio.stft_distance import DEFAULT_FFT_SIZES, multi_resolution_stft_distance
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class MelDistance(Metric):
-    """Mean absolute difference of the log mel spectrograms, student against teacher."""
+class MelDistance(SignalMetric):
+    """Mean absolute difference of the log mel spectrograms."""
 
     name: ClassVar[str] = "mel-l1"
-    needs_data: ClassVar[bool] = True
-    needs_signal: ClassVar[bool] = True
 
-    mel: MelOptions = Field(default=MelOptions(), description="the analysis; HiFi-GAN's at 22.05 kHz if left out")
+    mel: MelOptions | None = Field(
+        default=None,
+        description="the analysis; if left out, HiFi-GAN's with windows and highest band scaled to the sample rate",
+    )
 
-    def measure(self, subject: Subject) -> float:
-        """Return the mean over utterances.
+    def score(self, output: Signal, wanted: Signal) -> float:
+        """Return the mean over bands and frames of one utterance.
 
         Raises:
             MetricUnavailable: the audio has another sample rate than the analysis.
         """
-        if subject.sample_rate != self.mel.sample_rate:
+        import torch
+
+        mel = self.mel or frames_of(output)
+        if output.rate != mel.sample_rate:
             raise MetricUnavailable(
-                f"the audio has {subject.sample_rate} samples per second and the mel analysis is for "
-                f"{self.mel.sample_rate}; set it in the metric's options: mel: {{sample_rate: {subject.sample_rate}}}"
+                f"the audio has {output.rate} samples per second and the mel analysis is for {mel.sample_rate}; "
+                f"set it in the metric's options: mel: {{sample_rate: {output.rate}}}"
             )
-        return _mean(subject, lambda student, teacher: (log_mel(student, self.mel) - log_mel(teacher, self.mel)).abs())
+        with torch.no_grad():
+            return float((log_mel(_batch(output), mel) - log_mel(_batch(wanted), mel)).abs().mean())
 
 
-class MultiResolutionStftDistance(Metric):
-    """Spectral convergence plus log magnitude at several resolutions (arXiv 1910.11480), student against teacher."""
+class MultiResolutionStftDistance(SignalMetric):
+    """Spectral convergence plus log magnitude at several resolutions (arXiv 1910.11480)."""
 
     name: ClassVar[str] = "multi-resolution-stft"
-    needs_data: ClassVar[bool] = True
-    needs_signal: ClassVar[bool] = True
 
-    def measure(self, subject: Subject) -> float:
-        """Return the mean over utterances."""
-        return _mean(
-            subject, lambda student, teacher: multi_resolution_stft_distance(student, teacher, DEFAULT_FFT_SIZES)
-        )
+    def score(self, output: Signal, wanted: Signal) -> float:
+        """Return it for one utterance."""
+        import torch
+
+        with torch.no_grad():
+            return float(multi_resolution_stft_distance(_batch(output), _batch(wanted), DEFAULT_FFT_SIZES))
 
 
-def _mean(subject: Subject, distance: Callable[[Tensor, Tensor], Tensor]) -> float:
+def _batch(signal: Signal) -> Tensor:
     import torch
 
-    def of_pair(student: FloatArray, teacher: FloatArray) -> float:
-        with torch.no_grad():
-            return distance(torch.from_numpy(student)[None], torch.from_numpy(teacher)[None]).mean().item()
-
-    return float(np.mean([of_pair(*pair) for pair in zip(subject.outputs, subject.teacher_outputs, strict=True)]))
+    return torch.from_numpy(signal.samples)[None]

@@ -1,81 +1,61 @@
-"""PESQ and STOI of the student's audio against the teacher's; means over the validation samples.
+"""PESQ and STOI of the student's audio against what it should be; means over the validation samples.
 
-Both judge speech. An utterance in which the teacher does not speak (a dry run on noise, a pause) says nothing and is
-left out; one in which only the student is silent counts as the worst there is.
+Both judge speech. An utterance in which nobody should speak (a dry run on noise, a pause) says nothing and is left out;
+one in which only the student is silent counts as the worst there is.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from compressor.dataset import FloatArray
 from compressor.errors import MetricUnavailable
-from compressor.metric import Metric, Subject
+from compressor.signal_metric import Signal, SignalMetric
 
 _PESQ_RATE = 16000
 _WORST_PESQ = 1.0
 
-Score = Callable[[FloatArray, FloatArray, int], float | None]
-"""The score of (teacher, student, sample rate), each (samples,); None where the teacher does not speak."""
+
+class _SpeechMetric(SignalMetric):
+    better: ClassVar[Literal["lower", "higher"]] = "higher"
+    speechless: ClassVar[str] = "no speech is heard in what the student should sound like"
 
 
-class PesqWideband(Metric):
+class PesqWideband(_SpeechMetric):
     """Wide-band PESQ (ITU-T P.862.2), about 1.0 (worst) to 4.64 (equal), at 16 kHz."""
 
     name: ClassVar[str] = "pesq-wb"
-    better: ClassVar[Literal["lower", "higher"]] = "higher"
-    needs_data: ClassVar[bool] = True
-    needs_signal: ClassVar[bool] = True
 
-    def measure(self, subject: Subject) -> float:
-        """Return the mean over utterances.
+    def score(self, output: Signal, wanted: Signal) -> float | None:
+        """Return it for one utterance; None where nobody should speak.
 
         Raises:
-            MetricUnavailable: the package `pesq` is missing, or the teacher speaks in no utterance.
+            MetricUnavailable: the package `pesq` is missing.
         """
         try:
             import pesq  # noqa: F401
         except ImportError as error:
             raise MetricUnavailable("needs: pip install 'onnx-student-compressor[pesq]'") from error
-        return _mean(subject, _pesq)
+        return _pesq(wanted.samples, output.samples, output.rate)
 
 
-class Stoi(Metric):
+class Stoi(_SpeechMetric):
     """Short-time objective intelligibility (Taal et al., 2011), 0 (none) to 1 (equal)."""
 
     name: ClassVar[str] = "stoi"
-    better: ClassVar[Literal["lower", "higher"]] = "higher"
-    needs_data: ClassVar[bool] = True
-    needs_signal: ClassVar[bool] = True
 
-    def measure(self, subject: Subject) -> float:
-        """Return the mean over utterances.
-
-        Raises:
-            MetricUnavailable: the teacher speaks in no utterance.
-        """
-        return _mean(subject, _stoi)
+    def score(self, output: Signal, wanted: Signal) -> float | None:
+        """Return it for one utterance; None where nobody should speak."""
+        return _stoi(wanted.samples, output.samples, output.rate)
 
 
-def _mean(subject: Subject, score: Score) -> float:
-    rate = subject.sample_rate
-    if rate is None:
-        raise MetricUnavailable("needs an output of known sample rate")
-    pairs = zip(subject.teacher_outputs, subject.outputs, strict=True)
-    scores = [value for value in (score(teacher, student, rate) for teacher, student in pairs) if value is not None]
-    if not scores:
-        raise MetricUnavailable("no speech is heard in the teacher's output")
-    return float(np.mean(scores))
-
-
-def _pesq(teacher: FloatArray, student: FloatArray, rate: int) -> float | None:
+def _pesq(wanted: FloatArray, output: FloatArray, rate: int) -> float | None:
     import soxr
 
-    reference, degraded = (soxr.resample(audio, rate, _PESQ_RATE) for audio in (teacher, student))
+    reference, degraded = (soxr.resample(audio, rate, _PESQ_RATE) for audio in (wanted, output))
     score = _pesq_at_16_khz(reference, degraded)
     if score is not None:
         return score
@@ -92,13 +72,13 @@ def _pesq_at_16_khz(reference: FloatArray, degraded: FloatArray) -> float | None
     return score if score >= 0.0 else None
 
 
-def _stoi(teacher: FloatArray, student: FloatArray, rate: int) -> float | None:
+def _stoi(wanted: FloatArray, output: FloatArray, rate: int) -> float | None:
     from pystoi import stoi
 
     with warnings.catch_warnings():
         # How pystoi says that the reference holds too little speech to judge by.
         warnings.filterwarnings("error", message="Not enough STFT frames", category=RuntimeWarning)
         try:
-            return float(stoi(teacher, student, rate))
+            return float(stoi(wanted, output, rate))
         except RuntimeWarning:
             return None

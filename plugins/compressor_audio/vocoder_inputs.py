@@ -10,14 +10,12 @@ import numpy as np
 from compressor.dataset import FloatArray
 from compressor.errors import DataError
 from compressor_audio.mel import MelOptions
+from compressor_audio.pitch import track_pitch
 
 if TYPE_CHECKING:
     from compressor.tensor_spec import TensorSpec
 
 PITCH_NAMES = frozenset({"f0", "pitch"})
-
-LOWEST_PITCH, HIGHEST_PITCH = 65.0, 1100.0
-"""Hz, C2 to about C6: what voices sing."""
 
 
 @dataclass(frozen=True)
@@ -61,23 +59,12 @@ def vocoder_inputs(inputs: tuple[TensorSpec, ...], n_mels: int) -> VocoderInputs
 def fundamental(audio: FloatArray, mel: MelOptions) -> FloatArray:
     """Return f0 in Hz (frames,) of audio (samples,), at the frames of its mel; unvoiced gaps are bridged.
 
-    By probabilistic YIN (Mauch & Dixon, 2014) as librosa computes it. Singing synthesisers bridge gaps too. Audio
-    without any voice has f0 0 all along.
+    Singing synthesisers bridge gaps too. Audio without any voice has f0 0 all along.
     """
-    import librosa
-
-    left, right = mel.padding(mel.hop_length)
-    found, voiced, _ = librosa.pyin(
-        np.pad(audio, (left, right), mode="reflect"),
-        fmin=LOWEST_PITCH,
-        fmax=HIGHEST_PITCH,
-        sr=mel.sample_rate,
-        frame_length=mel.n_fft,
-        hop_length=mel.hop_length,
-        center=False,
-    )
-    frames = np.arange(len(found))
-    if not voiced.any():
-        return np.zeros(len(found), np.float32)
-    bridged: FloatArray = np.interp(frames, frames[voiced], found[voiced]).astype(np.float32)
+    padded = np.pad(audio, mel.padding(mel.hop_length), mode="reflect")
+    track = track_pitch(padded, mel.sample_rate, mel.n_fft, mel.hop_length)
+    frames = np.arange(len(track.f0))
+    if not track.voiced.any():
+        return np.zeros(len(frames), np.float32)
+    bridged: FloatArray = np.interp(frames, frames[track.voiced], track.f0[track.voiced]).astype(np.float32)
     return bridged

@@ -1,19 +1,20 @@
 """Where a student's intermediate tensors are held against its teacher's, and how a graph is run past those points.
 
-A point is a node through which everything flows (an articulation point between input and output), that teacher and
-student both have, with the same channels. The student's blocks lie between its points.
+A point is a node through which everything flows (an articulation point between input and output) and that teacher and
+student both have. The student's blocks lie between those of its points that are as wide as the teacher's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from compressor.graph_editing import fit_shape, input_specs, placeholders
+from compressor.graph_editing import fit_shape, input_specs, placeholders, select
 from compressor.tensor_spec import random_inputs
 
 PROBE_SIZE = 16
@@ -47,30 +48,68 @@ class PointRunner(Interpreter):
         return output
 
 
-def find_points(teacher: GraphModule, student: GraphModule) -> tuple[str, ...]:
-    """Return the points that end a block: the last of each run of articulation points of equal length in time."""
-    shapes_of_teacher = _shapes(teacher, _articulation_points(teacher))
-    shapes_of_student = _shapes(student, _articulation_points(student))
-    shared = [
-        name
-        for name, shape in shapes_of_student.items()
+@dataclass(frozen=True)
+class Point:
+    """A node that teacher and student both have, and how many channels each has there."""
+
+    name: str
+    student_width: int
+    teacher_width: int
+
+    @property
+    def same_width(self) -> bool:
+        """Say whether the one can stand for the other."""
+        return self.student_width == self.teacher_width
+
+    def __str__(self) -> str:
+        return self.name if self.same_width else f"{self.name} ({self.student_width} of {self.teacher_width} channels)"
+
+
+def find_points(teacher: GraphModule, student: GraphModule, named: tuple[str, ...] = ()) -> tuple[Point, ...]:
+    """Return the points that end a block: the last of each run of articulation points of equal length in time.
+
+    Where the student has been made narrower the last that is as wide as the teacher's is preferred; one of another
+    width is taken where its run has no such point.
+
+    Args:
+        teacher: graph with input specs.
+        student: graph with input specs.
+        named: patterns of node names, to compare these instead.
+
+    Raises:
+        SelectionError: a pattern matches no node that both have.
+    """
+    if named:
+        shared = _shared(_shapes(teacher, _inner_nodes(teacher)), _shapes(student, _inner_nodes(student)))
+        return tuple(shared[name] for name in select(list(shared), named, ()))
+    shapes = _shapes(student, _articulation_points(student))
+    shared = _shared(_shapes(teacher, _articulation_points(teacher)), shapes)
+    as_wide = _block_ends(student, shapes, [name for name, point in shared.items() if point.same_width])
+    lengths = {shapes[name][-1] for name in as_wide}
+    others = {name for name in _block_ends(student, shapes, list(shared)) if shapes[name][-1] not in lengths}
+    return tuple(shared[name] for name in shapes if name in as_wide | others)
+
+
+def _shared(teacher: Mapping[str, tuple[int, ...]], student: Mapping[str, tuple[int, ...]]) -> dict[str, Point]:
+    """Return the nodes that both have, of the same length in time, in the student's order."""
+    return {
+        name: Point(name, shape[1], teacher[name][1])
+        for name, shape in student.items()
         # What has no channels, such as audio without its axis of one, is no feature.
-        if len(shape) > 2 and name in shapes_of_teacher and fit(shapes_of_teacher[name]) == fit(shape)
-    ]
-    order = list(shapes_of_student)
+        if len(shape) > 2 and len(teacher.get(name, ())) > 2 and teacher[name][-1] == shape[-1]
+    }
+
+
+def _block_ends(student: GraphModule, shapes: Mapping[str, tuple[int, ...]], shared: list[str]) -> set[str]:
+    """Return the last merge of branches before each change of length, or what stands there where nothing merges."""
+    order = list(shapes)
     ends = [
         name
         for name in shared
-        if (following := order.index(name) + 1) < len(order)
-        and shapes_of_student[order[following]][-1:] != shapes_of_student[name][-1:]
+        if (following := order.index(name) + 1) < len(order) and shapes[order[following]][-1:] != shapes[name][-1:]
     ]
     merges = [name for name in shared if _merges(student, name)] or ends
-    return tuple(name for name in shared if name in set(_before(order, ends, merges)))
-
-
-def fit(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Leave out axes of size one between the channels and time: a student may be two-dimensional."""
-    return (shape[1], shape[-1]) if len(shape) > 2 else shape
+    return set(_before(order, ends, merges))
 
 
 def _before(order: list[str], ends: list[str], merges: list[str]) -> list[str]:
@@ -87,6 +126,10 @@ def _merges(graph: GraphModule, name: str) -> bool:
     """Say whether a node scales or activates what several branches were merged into, or merges them itself."""
     node = next(node for node in graph.graph.nodes if node.name == name)
     return any(len(source.all_input_nodes) > 1 for source in (node, *node.all_input_nodes))
+
+
+def _inner_nodes(graph: GraphModule) -> list[Node]:
+    return [node for node in graph.graph.nodes if node.op in ("call_module", "call_function") and node.users]
 
 
 def _articulation_points(graph: GraphModule) -> list[Node]:
@@ -115,7 +158,8 @@ def _shapes(graph: GraphModule, nodes: list[Node]) -> dict[str, tuple[int, ...]]
     arrays = random_inputs(input_specs(graph), PROBE_SIZE)
     with torch.no_grad():
         runner.forward(tuple(torch.from_numpy(array) for array in arrays.values()))
-    return {node.name: tuple(runner.found[node.name].shape) for node in nodes}
+    found = {node.name: runner.found[node.name] for node in nodes}
+    return {name: tuple(value.shape) for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def student_inputs(student: GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+Precision = Literal["fp32", "bf16", "fp16"]
 NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+
+
+def chosen_precision(asked: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
+    """Return the precision that is asked for; 'auto' is bf16 where the device computes it, else fp32."""
+    if asked == "auto":
+        return "bf16" if computes_bf16(device) else "fp32"
+    return asked
 
 
 def computes_bf16(device: torch.device) -> bool:

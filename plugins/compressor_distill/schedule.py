@@ -16,6 +16,8 @@ class Schedule:
     starts_at_seconds: float
     ends_at_seconds: float
     """Seconds of training, counted over all phases; infinite without a time limit."""
+    falls: bool = True
+    """False: the learning rate stays as it is after the warm-up."""
 
     def done(self, step: int, seconds: float) -> float:
         """Return the share of the phase that lies behind; one or more is the end."""
@@ -27,4 +29,5 @@ class Schedule:
     def rate(self, step: int, done: float) -> float:
         """Return the learning rate of a step."""
         warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, done))) if self.falls else 1.0
+        return self.learning_rate * warmup * fall

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
+from torch.fx import GraphModule
 
 from compressor.cache_folder import default_cache_dir
 from compressor.dataset import Sample
@@ -20,7 +21,7 @@ from compressor.graph_editing import output_specs
 from compressor.progress import Reporter, SilentReporter
 from compressor.segments import can_be_cut
 from compressor.segments import cut as cut_inputs
-from compressor.teacher_loading import Teacher
+from compressor.tensor_spec import TensorSpec
 from compressor_distill.recorded_signals import RecordedInMemory, RecordedOnDisk
 from compressor_distill.signal_cache import SignalCache
 from compressor_distill.signal_timing import Timing
@@ -42,6 +43,8 @@ class Way(Protocol):
 class Keeping:
     """How signals are kept."""
 
+    teacher: str
+    """Hash that names the teacher, where recordings of several lie together."""
     way: Literal["auto", "recorded", "on-the-fly"] = "auto"
     memory_gb: float = 2.0
     cache_gb: float = 4.0
@@ -57,23 +60,26 @@ class TeacherSignals:
 
     def __init__(
         self,
-        teacher: Teacher,
+        teacher: GraphModule,
+        specs: tuple[TensorSpec, ...],
         points: tuple[str, ...],
         device: torch.device,
         samples: Sequence[Sample],
         segment: int,
-        keeping: Keeping | None = None,
+        keeping: Keeping,
         reporter: Reporter | None = None,
     ) -> None:
-        self.keeping = keeping or Keeping()
+        self.keeping = keeping
         self.reporter = reporter or SilentReporter()
         self.segment = segment
-        self.segmented = _segmented(teacher)
-        self.run = TeacherRun(teacher.graph, points, device)
-        self.inputs = TrainingInputs(samples, teacher.inputs, segment if self.segmented else None)
+        made = output_specs(teacher)[0]
+        # Inputs have a time axis, and the output has it last.
+        self.segmented = made.time_axis == len(made.shape) - 1 and can_be_cut(specs)
+        self.run = TeacherRun(teacher, points, device)
+        self.inputs = TrainingInputs(samples, specs, segment if self.segmented else None)
         self.memory = RecordedInMemory(self.run, self.inputs)
         cache = SignalCache(self.keeping.folder, self.keeping.cache_gb * 1e9)
-        self.disk = RecordedOnDisk(self.run, self.inputs, cache, teacher.sha256)
+        self.disk = RecordedOnDisk(self.run, self.inputs, cache, self.keeping.teacher)
         self.way: Way = self.memory
         self.features = True
 
@@ -127,9 +133,3 @@ class TeacherSignals:
         # Samples in memory are held anyway.
         own = sum(value.nbytes for value in given) if self.inputs.lazy is not None else 0
         return (signals.nbytes + own) / size
-
-
-def _segmented(teacher: Teacher) -> bool:
-    """Say whether segments can be cut from samples: inputs have a time axis, and the output has it last."""
-    made = output_specs(teacher.graph)[0]
-    return made.time_axis == len(made.shape) - 1 and can_be_cut(teacher.inputs)

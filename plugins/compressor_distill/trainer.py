@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from compressor.dataset import Dataset
-from compressor.report import CurvePoint
-from compressor.strategy import Finding, StageContext, StageOutcome
+from compressor.processes import Company, company
+from compressor.strategy import Finding, StageOutcome
 from compressor_distill.checkpoint import load_checkpoint, save_checkpoint
-from compressor_distill.feature_points import PointRunner, find_points, student_inputs
+from compressor_distill.feature_points import find_points
 from compressor_distill.folded_convolution import training_form
-from compressor_distill.processor import computes_bf16
-from compressor_distill.schedule import Schedule
-from compressor_distill.teacher_run import Batch
-from compressor_distill.teacher_signals import Keeping, TeacherSignals
+from compressor_distill.health import Health, overfitting
+from compressor_distill.learner import Learner, Unhealthy
+from compressor_distill.lesson import Lesson
+from compressor_distill.phase_plan import PlannedPhase, learner_for, planned_phases
+from compressor_distill.processor import chosen_precision
+from compressor_distill.running_average import RunningAverage, weights_on_cpu
+from compressor_distill.teacher_signals import TeacherSignals
 from compressor_distill.training_log import TrainingLog
-from compressor_distill.validation import Validation
+from compressor_distill.validation import Validated, Validation
 
 if TYPE_CHECKING:
-    from torch.fx import GraphModule
+    from compressor.report import CurvePoint
 
-    from compressor_distill.distillation import Distillation, Phase
-
-BLOCK_WISE, END_TO_END = "block-wise", "end-to-end"
+MOST_SETBACKS = 4
 
 
 @dataclass
@@ -45,38 +43,54 @@ class Progress:
     """Time spent in all phases, over all interruptions."""
     best_score: float = math.inf
     best_step: str = ""
+    level_at_start: float = 0.0
+    """Energy of the output against the teacher's before training, in dB."""
+    setbacks: int = 0
+    """How often the training went wrong and was taken back; each halves the learning rate."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: what was best is kept
+    """A training that keeps going wrong."""
+
+
+def train(lesson: Lesson) -> StageOutcome:
+    """Train a student in phases, keep the best weights by validation, and return it; in every process alike."""
+    return Trainer(lesson, company(lesson.device)).train()
 
 
 class Trainer:
-    """Trains one student in phases; made anew for each training."""
+    """Trains one student; made anew for each training."""
 
-    def __init__(self, options: Distillation, student: GraphModule, context: StageContext, data: Dataset) -> None:
-        self.options = options
-        self.context = context
-        self.data = data
-        self.device = torch.device(context.device)
+    def __init__(self, lesson: Lesson, company: Company) -> None:
+        self.lesson = lesson
+        self.options = lesson.options
+        self.company = company
+        self.device = company.device
+        self.student, self.teacher = lesson.student.unpacked(), lesson.teacher.unpacked()
         # Points are found with probes from the CPU, before the models leave it.
-        self.points = find_points(context.teacher.graph, student)
-        self.student = student.to(self.device).train()
-        for parameter in student.parameters():
+        self.points = find_points(self.teacher, self.student, self.options.points)
+        self.student.to(self.device).train()
+        for parameter in self.student.parameters():
             parameter.requires_grad_(True)
-        self.runner = PointRunner(student, self.points)
-        self.teacher = context.teacher.graph
-        self.validation: Validation
-        self.log = TrainingLog(context.workdir / "tensorboard")
+        self.phases = planned_phases(self.options)
+        self.precision = chosen_precision(self.options.precision, self.device)
+        self.log = TrainingLog(lesson.workdir / "tensorboard" if company.leads else None, lesson.data.sample_rate)
+        self.average = RunningAverage(self.student, self.options.ema)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.notes: list[Finding] = []
-        self.between_steps = True
-        self.bf16 = options.precision == "bf16" or (options.precision == "auto" and computes_bf16(self.device))
+        self.validation: Validation
+        self.learner: Learner
 
     def train(self) -> StageOutcome:
-        """Run both phases, keep the best weights by validation, and return the student."""
+        """Run the phases, keep the best weights by validation, and return the student."""
         with ExitStack() as stack:
             # However this ends: the teacher is others' too.
             stack.callback(self.teacher.cpu)
             self.teacher.to(self.device)
-            self.validation = Validation(self.data.validation, self.context.teacher, self.options.losses, self.device)
+            self.validation = Validation(
+                self.lesson.data.validation, self.teacher, self.lesson.inputs, self.options.losses, self.company
+            )
             multiple = stack.enter_context(training_form(self.student))
             signals = self._signals(max(multiple, self.options.segment // multiple * multiple))
             self._say_what_comes(signals)
@@ -88,123 +102,124 @@ class Trainer:
         return StageOutcome(self.student, tuple(self.notes), tuple(self.log.curve))
 
     def _signals(self, segment: int) -> TeacherSignals:
-        options = self.options
-        keeping = Keeping(options.teacher_signals, options.memory_gb, options.cache_gb)
-        if options.cache_dir is not None:
-            keeping = replace(keeping, folder=options.cache_dir)
-        teacher, reporter = self.context.teacher, self.context.reporter
-        return TeacherSignals(teacher, self.points, self.device, self.data.train, segment, keeping, reporter)
+        names = tuple(point.name for point in self.points)
+        lesson = self.lesson
+        return TeacherSignals(
+            self.teacher, lesson.inputs, names, self.device, lesson.data.train, segment, lesson.keeping, lesson.reporter
+        )
 
     def _say_what_comes(self, signals: TeacherSignals) -> None:
-        points = ", ".join(self.points) or "none: only outputs are compared"
-        message = (
+        points = ", ".join(map(str, self.points)) or "none: only outputs are compared"
+        helped = f", {self.company.of} processes" if self.company.of > 1 else ""
+        self._tell(
             f"features are compared at {points}; {len(signals.inputs)} samples, segments of {signals.segment}, "
-            f"{'bf16' if self.bf16 else 'fp32'}"
+            f"{self.precision}{helped}"
         )
+
+    def _tell(self, message: str) -> None:
         self.notes.append(Finding(message))
-        self.context.reporter.say(message)
+        self.lesson.reporter.say(message)
 
     def _run_phases(self, signals: TeacherSignals) -> None:
-        saved = load_checkpoint(self._checkpoint, self._identity())
-        for index, (label, phase) in enumerate(self._phases()):
-            optimiser = torch.optim.AdamW(
-                self.student.parameters(),
-                lr=phase.learning_rate,
-                betas=self.options.betas,
-                weight_decay=self.options.weight_decay,
-            )
-            if saved is not None and saved["progress"]["phase"] > index:
+        own = load_checkpoint(self.lesson.checkpoint, self.lesson.identity) if self.company.leads else None
+        saved: dict[str, Any] | None = self.company.agreed(own)
+        if saved is None:
+            self._validate("start")
+        first = saved["progress"]["phase"] if saved else 0
+        for index, phase in enumerate(self.phases):
+            if index < first or not phase.options.steps:
                 continue
-            if saved is not None:
-                self._restore(saved, optimiser)
-                saved = None
-            else:
-                self.progress.phase, self.progress.step = index, 0
-            if not self.best:
-                self._validate("start")
-            if phase.steps:
-                self._run_phase(label, phase, self._schedule(index, phase), optimiser, signals)
+            self._start_phase(index, phase, signals, saved if index == first else None)
+            try:
+                self._run_phase(phase, signals)
+            except Stopped as reason:
+                self._tell(f"training stopped: {reason}; the last good weights are kept")
+                return
 
-    def _phases(self) -> list[tuple[str, Phase]]:
-        return [(BLOCK_WISE, self.options.block_wise), (END_TO_END, self.options.end_to_end)]
-
-    def _schedule(self, index: int, phase: Phase) -> Schedule:
-        """Give each phase its share, by steps, of the time that is allowed."""
-        allowed = 60 * self.options.max_minutes if self.options.max_minutes else math.inf
-        total = sum(each.steps for _, each in self._phases())
-        before = sum(each.steps for _, each in self._phases()[:index])
-        return Schedule(
-            steps=phase.steps,
-            learning_rate=phase.learning_rate,
-            warmup_steps=self.options.warmup_steps,
-            starts_at_seconds=allowed * before / total if before else 0.0,
-            ends_at_seconds=allowed * (before + phase.steps) / total,
-        )
-
-    def _run_phase(
-        self,
-        label: str,
-        phase: Phase,
-        schedule: Schedule,
-        optimiser: torch.optim.Optimizer,
-        signals: TeacherSignals,
+    def _start_phase(
+        self, index: int, phase: PlannedPhase, signals: TeacherSignals, saved: dict[str, Any] | None
     ) -> None:
+        left = phase.options.steps - (saved["progress"]["step"] if saved else 0)
+        signals.begin(left, self._batch_size(phase) // self.company.of, features=phase.compares_features)
+        self.learner = learner_for(self.options, phase, self.student, self.points, self.company, self.precision)
+        if saved is not None:
+            self._restore(saved)
+            return
+        self.progress.phase, self.progress.step = index, 0
+        if phase.adversarial:
+            # What discriminators teach, spectral losses count as an error: the best of this phase is wanted.
+            self.progress.best_score = math.inf
+        if self.learner.objective.projections:
+            self.learner.fit_projections(signals.batch((self.lesson.seed, index, 0), self._batch_size(phase)))
+
+    def _batch_size(self, phase: PlannedPhase) -> int:
+        return phase.options.batch_size or self.options.batch_size
+
+    def _run_phase(self, phase: PlannedPhase, signals: TeacherSignals) -> None:
         progress, begun, spent = self.progress, time.monotonic(), self.progress.seconds
-        saved_at = begun
-        features = label == BLOCK_WISE or phase.feature_weight > 0
-        signals.begin(phase.steps - progress.step, self.options.batch_size, features=features)
-        with self.context.reporter.task(label, phase.steps) as task:
+        saved_at, saved_step = begun, progress.step
+        with self.lesson.reporter.task(phase.label, phase.options.steps) as task:
             task.advance(progress.step)
             try:
-                while (done := schedule.done(progress.step, progress.seconds)) < 1.0:
-                    for group in optimiser.param_groups:
-                        group["lr"] = schedule.rate(progress.step, done)
-                    self._validate_if_due(label)
-                    self.log.add(self._step(label, phase, optimiser, signals))
-                    progress.seconds = spent + time.monotonic() - begun
+                while (done := phase.schedule.done(progress.step, progress.seconds)) < 1.0:
+                    self._validate_if_due(phase.label)
+                    self._step(phase, signals, done)
+                    progress.seconds = self._agreed_time(spent + time.monotonic() - begun)
                     task.advance(1, self.log.text())
-                    if time.monotonic() - saved_at >= self.options.checkpoint_seconds:
-                        self._save(optimiser)
-                        saved_at = time.monotonic()
+                    if self._checkpoint_is_due(time.monotonic() - saved_at, progress.step - saved_step):
+                        self._save()
+                        saved_at, saved_step = time.monotonic(), progress.step
             except KeyboardInterrupt:
-                if self.between_steps:
-                    self._save(optimiser)
+                if not self.learner.moving:
+                    self._save()
                 raise
-        self._validate(label)
-        if progress.step < phase.steps:
-            self._note_shortened(label, phase)
+        self._validate(phase.label)
+        if progress.step < phase.options.steps:
+            self._tell(
+                f"max_minutes ended {phase.label} after {progress.step} of {phase.options.steps} steps on this machine"
+            )
 
-    def _note_shortened(self, label: str, phase: Phase) -> None:
-        message = f"max_minutes ended {label} after {self.progress.step} of {phase.steps} steps on this machine"
-        self.notes.append(Finding(message))
-        self.context.reporter.say(message)
+    def _agreed_time(self, seconds: float) -> float:
+        """Return the seconds by which a schedule is shortened: the same in all processes."""
+        return self.company.agreed(seconds) if self.options.max_minutes else seconds
 
-    def _step(
-        self, label: str, phase: Phase, optimiser: torch.optim.Optimizer, signals: TeacherSignals
-    ) -> dict[str, float]:
-        # A seed of the step's own makes the data position part of the step: nothing to save, nothing to lose.
-        seed = (self.context.seed, self.progress.phase, self.progress.step)
-        batch = signals.batch(seed, self.options.batch_size)
-        losses = self._losses(batch, given=label == BLOCK_WISE, feature_weight=phase.feature_weight)
-        optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.options.gradient_clip)
-        self.between_steps = False
-        optimiser.step()
+    def _checkpoint_is_due(self, seconds: float, steps: int) -> bool:
+        every = self.options.checkpoint_steps
+        return seconds >= self.options.checkpoint_seconds or (every is not None and steps >= every)
+
+    def _step(self, phase: PlannedPhase, signals: TeacherSignals, done: float) -> None:
+        # The seed makes the data position part of the step: nothing to save, nothing to lose.
+        seed = (self.lesson.seed, self.progress.phase, self.progress.step)
+        pieces = self.options.accumulate
+        parts = [
+            signals.batch(
+                seed, self._batch_size(phase), (self.company.index * pieces + piece, self.company.of * pieces)
+            )
+            for piece in range(pieces)
+        ]
+        rate = phase.schedule.rate(self.progress.step, done) / 2**self.progress.setbacks
+        try:
+            self.log.add(self.learner.step(parts, done, rate))
+        except Unhealthy as reason:
+            self._step_back(str(reason))
+            # The same batch again would do the same again.
+            self.progress.step += 1
+            return
+        self.average.follow(self.student)
         self.progress.step += 1
-        self.between_steps = True
-        return {name: float(value.detach()) for name, value in losses.items()}
+        self.learner.settled()
 
-    def _losses(self, batch: Batch, *, given: bool, feature_weight: float) -> dict[str, Tensor]:
-        inputs = student_inputs(self.student, batch.inputs)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            output = self.runner.forward(_channels_last(inputs), batch.features if given else None)
-        output = output.float().reshape(batch.output.shape)
-        losses = {loss.name: loss.weight * loss.compute(output, batch.output) for loss in self.options.losses}
-        if feature_weight and self.points:
-            distances = [_relative_l1(self.runner.found[point].float(), batch.features[point]) for point in self.points]
-            losses["features"] = feature_weight * torch.stack(distances).sum()
-        return losses
+    def _step_back(self, reason: str) -> None:
+        """Go back to the best weights, with an optimiser that remembers nothing, at half the learning rate."""
+        progress = self.progress
+        progress.setbacks += 1
+        where = f"{self.phases[progress.phase].label} step {progress.step}"
+        if progress.setbacks > MOST_SETBACKS:
+            raise Stopped(f"{where}: {reason}, for the {progress.setbacks}th time")
+        self._tell(f"{where}: {reason}; going back to the weights of {progress.best_step} at half the learning rate")
+        self.student.load_state_dict(self.best)
+        self.average.restart(self.student)
+        self.learner.forget()
 
     def _validate_if_due(self, label: str) -> None:
         """Validate before the next step, and not after the last, so that an interruption between them loses nothing."""
@@ -213,57 +228,56 @@ class Trainer:
             self._validate(label)
 
     def _validate(self, label: str) -> None:
-        found = self.validation.losses(self.student)
-        where = label if label == "start" else f"{label} step {self.progress.step}"
-        if sum(found.values()) < self.progress.best_score:
-            self.progress.best_score, self.progress.best_step = sum(found.values()), where
-            self.best = {name: value.detach().cpu().clone() for name, value in self.student.state_dict().items()}
-        self.log.validated(label, self.progress.step, self.progress.seconds, found)
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
-        self.context.reporter.say(f"validation, {where}: {figures}")
+        with self.average.shown(self.student) as shown:
+            found = self.validation.of(shown)
+            if self.company.leads:
+                self.log.hear(self.validation.first(shown))
+            progress = self.progress
+            if label == "start":
+                progress.level_at_start = found.level_db
+            where = label if label == "start" else f"{label} step {progress.step}"
+            wrong = Health.of_validation(found.score, progress.best_score, found.level_db, progress.level_at_start)
+            if found.score < progress.best_score and not wrong:
+                progress.best_score, progress.best_step = found.score, where
+                self.best = weights_on_cpu(shown)
+        self._keep(label, where, found)
+        if wrong and label != "start":
+            self._step_back(wrong)
 
-    @property
-    def _checkpoint(self) -> Path:
-        return self.context.workdir / "checkpoint.pt"
+    def _keep(self, label: str, where: str, found: Validated) -> None:
+        self.log.validated(label, self.progress.step, self.progress.seconds, dict(found.losses))
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in found.losses.items())
+        self.lesson.reporter.say(f"validation, {where}: {figures}")
+        if warning := overfitting(*_sums([point for point in self.log.curve if point.phase == label])):
+            self.lesson.reporter.say(f"  {warning}")
 
-    def _identity(self) -> str:
-        """Name this training: the same options, student, teacher, data and seed."""
-        shapes = {name: tuple(value.shape) for name, value in self.student.state_dict().items()}
-        facts = [
-            self.options.model_dump_json(),
-            shapes,
-            self.context.teacher.sha256,
-            self.data.identity,
-            self.context.seed,
-        ]
-        return hashlib.sha256(repr(facts).encode()).hexdigest()
-
-    def _save(self, optimiser: torch.optim.Optimizer) -> None:
+    def _save(self) -> None:
+        if not self.company.leads:
+            return
         state = {
-            "identity": self._identity(),
+            "identity": self.lesson.identity,
             "progress": dict(vars(self.progress)),
             "student": {name: value.cpu() for name, value in self.student.state_dict().items()},
-            "optimiser": optimiser.state_dict(),
+            "learner": self.learner.state(),
+            "average": self.average.state(),
             "best": self.best,
             "curve": [point.model_dump() for point in self.log.curve],
+            "log": self.log.state(),
+            "notes": [note.message for note in self.notes],
         }
-        save_checkpoint(self._checkpoint, state)
+        save_checkpoint(self.lesson.checkpoint, state)
 
-    def _restore(self, state: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
+    def _restore(self, state: dict[str, Any]) -> None:
         self.progress = Progress(**state["progress"])
         self.student.load_state_dict(state["student"])
-        optimiser.load_state_dict(state["optimiser"])
+        self.learner.restore(state["learner"])
+        self.average.restore(state["average"])
         self.best = state["best"]
-        self.log.curve = [CurvePoint(**point) for point in state["curve"]]
-        label = self._phases()[self.progress.phase][0]
-        self.context.reporter.say(f"resuming {label} at step {self.progress.step}")
+        self.log.restore(state["curve"], state["log"])
+        self.notes = [Finding(message) for message in state["notes"]]
+        label = self.phases[self.progress.phase].label
+        self.lesson.reporter.say(f"resuming {label} at step {self.progress.step}")
 
 
-def _relative_l1(student: Tensor, teacher: Tensor) -> Tensor:
-    flat = student.flatten(1, -2) if student.dim() > 2 else student
-    wanted = teacher.flatten(1, -2) if teacher.dim() > 2 else teacher
-    return (flat - wanted).abs().mean() / wanted.abs().mean().clamp_min(1e-8)
-
-
-def _channels_last(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value for value in inputs)
+def _sums(curve: list[CurvePoint]) -> tuple[list[float], list[float]]:
+    return [sum(p.losses.values()) for p in curve], [sum(p.validation.values()) for p in curve]

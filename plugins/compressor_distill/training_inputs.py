@@ -52,6 +52,7 @@ class TrainingInputs:
         self.sizes = lengths[self._positions] if can_be_cut(specs) else np.ones(len(self._positions), np.int64)
         self._chances = self.sizes / float(self.sizes.sum())
         self._planned: dict[Seed, list[Cut]] = {}
+        self._expected: dict[tuple[int, int], list[int]] = {}
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -111,5 +112,8 @@ class TrainingInputs:
             each: self.cuts(each, count) if cuts is None or len(cuts) != count else cuts for each, cuts in known.items()
         }
         shares = [cuts[part[0] :: part[1]] for cuts in self._planned.values()]
-        self.lazy.expect(int(self._positions[cut.index]) for share in shares for cut in share if needed(cut))
+        # One process may take several parts in turn.
+        self._expected = {each: known for each, known in self._expected.items() if each[1] == part[1]}
+        self._expected[part] = [int(self._positions[cut.index]) for share in shares for cut in share if needed(cut)]
+        self.lazy.expect(position for positions in self._expected.values() for position in positions)
         return shares[0]

@@ -1,30 +1,45 @@
-"""What a training tells while it runs: mean losses, a curve for the report, and the same for TensorBoard."""
+"""What a training tells while it runs: mean losses, a curve for the report, and TensorBoard."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from PIL import Image
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from compressor.report import CurvePoint
+from compressor.spectrogram import spectrogram_png
 
 
 class TrainingLog:
-    """Collects losses between validations; a context manager, since TensorBoard's file wants closing."""
+    """Collects losses between validations; a context manager, since TensorBoard's file wants closing.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where TensorBoard's files go; None writes none.
+        sample_rate: of the output, where it is a signal: then TensorBoard gets sound and spectrograms.
+    """
+
+    def __init__(self, folder: Path | None, sample_rate: int | None) -> None:
         self.curve: list[CurvePoint] = []
         self._sums: dict[str, float] = {}
         self._count = 0
         self._folder = folder
+        self._rate = sample_rate
+        self._writer: SummaryWriter | None = None
 
     def __enter__(self) -> TrainingLog:
-        self._writer = SummaryWriter(str(self._folder))
+        if self._folder is not None:
+            self._writer = SummaryWriter(str(self._folder))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def add(self, losses: Mapping[str, float]) -> None:
         """Count one step's losses in."""
@@ -37,14 +52,39 @@ class TrainingLog:
         return {name: value / max(1, self._count) for name, value in self._sums.items()}
 
     def text(self) -> str:
-        """Return the mean losses for a progress bar."""
-        return ", ".join(f"{name} {value:.3f}" for name, value in self.means().items())
+        """Return the mean losses, and the last validation, for a progress bar."""
+        means = ", ".join(f"{name} {value:.3f}" for name, value in self.means().items())
+        if not self.curve:
+            return means
+        return f"{means} (validation {', '.join(f'{value:.3f}' for value in self.curve[-1].validation.values())})"
 
     def validated(self, phase: str, step: int, seconds: float, found: dict[str, float]) -> None:
         """Close the stretch since the last validation with what this one found."""
         point = CurvePoint(phase=phase, step=step, seconds=seconds, losses=self.means(), validation=found)
         self.curve.append(point)
-        for kind, values in (("training", point.losses), ("validation", found)):
-            for name, value in values.items():
-                self._writer.add_scalar(f"{kind}/{name}", value, len(self.curve))
         self._sums, self._count = {}, 0
+        if self._writer is not None:
+            for kind, values in (("training", point.losses), ("validation", found)):
+                for name, value in values.items():
+                    self._writer.add_scalar(f"{kind}/{name}", value, len(self.curve))
+
+    def hear(self, pair: tuple[Tensor, Tensor] | None) -> None:
+        """Give TensorBoard what the student and its teacher sound like for a validation sample, each (samples,)."""
+        if self._writer is None or self._rate is None or pair is None:
+            return
+        student, teacher = (value.float().nan_to_num() for value in pair)
+        at = len(self.curve) + 1
+        for name, signal in (("student", student), *([("teacher", teacher)] if at == 1 else [])):
+            self._writer.add_audio(f"sound/{name}", signal.clamp(-1, 1)[None], at, self._rate)
+            picture = spectrogram_png(signal.numpy(), self._rate, teacher.numpy())
+            pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+            self._writer.add_image(f"spectrogram/{name}", pixels, at, dataformats="HWC")
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps besides the curve."""
+        return {"sums": dict(self._sums), "count": self._count}
+
+    def restore(self, curve: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) -> None:
+        """Take up what a checkpoint kept."""
+        self.curve = [CurvePoint(**point) for point in curve]
+        self._sums, self._count = dict(state["sums"]), int(state["count"])

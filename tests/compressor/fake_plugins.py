@@ -14,6 +14,7 @@ from compressor.hookspecs import hookimpl
 from compressor.loss import Loss, NamedLoss
 from compressor.metric import Metric, Subject
 from compressor.plugin_catalog import Catalog, load_catalog
+from compressor.signal_metric import Signal, SignalMetric
 from compressor.strategy import BudgetedStrategy, Candidate, StageContext, StageOutcome, Strategy
 
 if TYPE_CHECKING:
@@ -115,6 +116,16 @@ class Energy(Metric):
         raise NotImplementedError
 
 
+class Nearness(SignalMetric):
+    """Compares signals, to a number that must be named."""
+
+    name: ClassVar[str] = "nearness"
+    within: float
+
+    def score(self, output: Signal, wanted: Signal) -> float:
+        raise NotImplementedError
+
+
 class Folder(DataSource):
     """Recordings in a folder."""
 
@@ -138,7 +149,7 @@ class FakePlugin:
 
     @hookimpl
     def compressor_metrics(self) -> Sequence[type[Metric]]:
-        return [Parameters, Stoi, Energy]
+        return [Parameters, Stoi, Energy, Nearness]
 
     @hookimpl
     def compressor_data_sources(self) -> Sequence[type[DataSource]]:

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.figures import NOTHING, TIMES, duration_in_words, in_full, in_words, ratio_in_words, share_in_words
+from compressor.figures import (
+    NOTHING,
+    TIMES,
+    duration_in_words,
+    in_full,
+    in_words,
+    ratio_in_words,
+    share_in_words,
+    with_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +72,9 @@ def test_shares_and_ratios_of_nothing_are_a_dash() -> None:
 def test_what_is_written_is_within_half_a_percent(value: float) -> None:
     number, _, prefix = in_words(value).partition(" ")
     assert float(number) * 1000.0 ** " kMGTP".index(prefix or " ") == pytest.approx(value, rel=5.1e-3)
+
+
+def test_an_interval_stands_behind_its_figure() -> None:
+    assert with_interval(0.8862, 0.8705, 0.9, "") == "0.886 (0.871 to 0.9)"
+    assert with_interval(-1.5, -2.0, -1.0, "dB") == "-1.5 dB (-2 to -1)"
+    assert with_interval(3.0, None, None, "dB") == "3 dB"

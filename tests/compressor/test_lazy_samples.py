@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -104,6 +105,14 @@ def test_gives_up_where_nothing_can_be_used() -> None:
     samples, _ = lazy(Store([1] * many, set(range(many))))
     with pytest.raises(DataError, match=r"(?s)100 samples one after the other cannot be used, such as\n  0 is silent"):
         samples[0]
+
+
+def test_goes_to_another_process_of_the_run() -> None:
+    samples, _ = lazy(Store([1, 2], {0}), workers=1)
+    assert samples[0].name == "1"
+    samples.expect([1])
+    there = pickle.loads(pickle.dumps(samples))  # noqa: S301 - its own
+    assert (there[0].name, len(there), there.workers) == ("1", 2, 1)
 
 
 def test_samples_can_be_changed_on_the_way() -> None:

@@ -12,9 +12,10 @@ from compressor.dataset import Dataset
 from compressor.errors import MetricUnavailable
 from compressor.graph_editing import copy_graph
 from compressor.layer_costs import layer_costs
-from compressor.measuring import MeasuredModel, applies, measure
+from compressor.measuring import MeasuredModel, applies, measure, measure_finished
 from compressor.metric import Metric, Subject
 from compressor.report import Measurement
+from compressor.signal_metric import Signal, SignalMetric
 from compressor.stored_model import onnx_session
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
@@ -41,6 +42,16 @@ class Loudness(Metric):
 
     def measure(self, subject: Subject) -> float:
         raise MetricUnavailable("loudness needs pyloudnorm: pip install pyloudnorm")
+
+
+class Distance(SignalMetric):
+    """Largest difference."""
+
+    name = "distance"
+    unit = "V"
+
+    def score(self, output: Signal, wanted: Signal) -> float:
+        return float(np.abs(output.samples - wanted.samples).max())
 
 
 def subject(graph_of: Teacher, data: Dataset | None) -> MeasuredModel:
@@ -133,3 +144,30 @@ def test_metrics_that_do_not_apply_are_left_out(tiny_teacher: Teacher, tiny_data
 def test_what_depends_on_a_proven_output_is_not_measured_again(tiny_teacher: Teacher, tiny_dataset: Dataset) -> None:
     known = (Measurement(metric="sum", value=-1.0),)
     assert measure(subject(tiny_teacher, tiny_dataset), (Sum(),), known) == known
+
+
+def test_recordings_are_compared_with_where_there_are_any(tiny_teacher: Teacher, tiny_dataset: Dataset) -> None:
+    first, second = tiny_dataset.validation
+    data = replace(tiny_dataset, validation=(replace(first, reference=None), second))
+    baseline = subject(tiny_teacher, data)
+    student = MeasuredModel(copy_graph(tiny_teacher.graph), tiny_teacher, data, baseline)
+    assert [signal.rate for signal in student.signals] == [800, 800]
+    assert student.wanted("teacher") is baseline.signals
+    nothing, recording = student.wanted("recording")
+    assert nothing is None
+    assert recording is not None
+    assert recording.samples is second.reference
+    assert student.wanted("recording") is baseline.wanted("recording")
+    (found,) = measure_finished(student, (Sum(), Loudness(), Distance()))
+    assert (found.metric, found.unit, found.low, found.scores[0]) == ("distance/recording", "V", None, None)
+    assert found.value == found.scores[1] == float(np.abs(student.outputs[1] - recording.samples).max())
+    (against_teacher,) = measure(student, (Distance(),))
+    assert (against_teacher.metric, against_teacher.value) == ("distance", 0.0)
+    assert (against_teacher.low, against_teacher.high, against_teacher.scores) == (0.0, 0.0, (0.0, 0.0))
+
+
+def test_without_recordings_or_a_rate_nothing_is_compared(tiny_teacher: Teacher, tiny_dataset: Dataset) -> None:
+    unrecorded = tuple(replace(sample, reference=None) for sample in tiny_dataset.validation)
+    assert measure_finished(subject(tiny_teacher, replace(tiny_dataset, validation=unrecorded)), (Distance(),)) == ()
+    assert measure_finished(subject(tiny_teacher, replace(tiny_dataset, sample_rate=None)), (Distance(),)) == ()
+    assert measure_finished(subject(tiny_teacher, None), (Distance(),)) == ()

@@ -200,6 +200,7 @@ recipes = st.builds(
             "budget": st.dictionaries(st.text(), limits, max_size=3),
             "data": st.none() | named,
             "metrics": st.none() | st.lists(named, max_size=3),
+            "gates": st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False), max_size=3),
             "seed": st.integers(0, 2**32 - 1),
             "out": st.none() | st.text(),
         },

@@ -66,8 +66,14 @@ def test_losses_inside_options_are_any_loss_by_name(schema: dict[str, Any]) -> N
 
 def test_budgets_are_of_installed_metrics(schema: dict[str, Any]) -> None:
     budget = schema["properties"]["budget"]
-    assert budget["propertyNames"] == {"enum": ["energy", "parameters", "stoi"]}
+    assert budget["propertyNames"] == {"enum": ["energy", "nearness", "parameters", "stoi"]}
     assert budget["additionalProperties"] == {"$ref": "#/$defs/limit"}
+
+
+def test_gates_are_numbers_for_installed_metrics_and_for_recordings_too(schema: dict[str, Any]) -> None:
+    gates = schema["properties"]["gates"]
+    assert gates["propertyNames"] == {"enum": ["energy", "nearness", "nearness/recording", "parameters", "stoi"]}
+    assert gates["additionalProperties"] == {"type": "number"}
 
 
 def test_without_plugins_no_stage_is_valid() -> None:

@@ -9,12 +9,24 @@ HEAVY = "torch librosa onnxruntime soundfile soxr scipy pystoi pesq"
 
 
 def test_offers_what_the_reference_says() -> None:
-    assert [loss.name for loss in plugin.compressor_losses()] == ["mel-l1", "multi-resolution-stft", "waveform-l1"]
+    assert [loss.name for loss in plugin.compressor_losses()] == [
+        "mel-l1",
+        "multi-resolution-stft",
+        "complex-stft",
+        "phase",
+        "waveform-l1",
+    ]
     assert [metric.name for metric in plugin.compressor_metrics()] == [
         "mel-l1",
         "multi-resolution-stft",
+        "mel-cepstral-distortion",
+        "log-spectral-distance",
+        "band-energy",
         "pesq-wb",
         "stoi",
+        "f0-rmse",
+        "voicing-f1",
+        "periodicity",
     ]
     assert [source.name for source in plugin.compressor_data_sources()] == [
         "speech-folder",

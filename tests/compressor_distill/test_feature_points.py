@@ -7,13 +7,14 @@ import torch
 from compressor_conv.depthwise_separable import DepthwiseSeparableConv
 from compressor_conv.transposed import TransposedToStandardConv
 from compressor_conv.two_dimensional import Conv1dToConv2d
-from compressor_distill.feature_points import PointRunner, _articulation_points, find_points, fit, student_inputs
+from compressor_distill.feature_points import Point, PointRunner, _articulation_points, find_points, student_inputs
 from compressor_hifigan.mrf_simplification import MrfSimplification
 from compressor_prune.channel_importance import ChannelImportancePruning
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from compressor.dataset import Dataset
+from compressor.errors import SelectionError
 from compressor.graph_editing import copy_graph, output_nodes, placeholders
 from compressor.strategy import StageContext, Strategy
 from compressor.teacher_loading import Teacher
@@ -21,6 +22,11 @@ from tests.small_graphs import chain, traced
 from tests.tiny_vocoder import mel, stage_context
 
 FUSIONS = ("div", "div_1")
+
+
+def names(points: tuple[Point, ...]) -> tuple[str, ...]:
+    assert all(point.same_width for point in points)
+    return tuple(point.name for point in points)
 
 
 def student(teacher: Teacher, context: StageContext, *strategies: Strategy) -> GraphModule:
@@ -45,23 +51,38 @@ def student(teacher: Teacher, context: StageContext, *strategies: Strategy) -> G
 def test_a_vocoder_s_points_are_its_fusions(
     strategies: list[Strategy], tiny_teacher: Teacher, tiny_context: StageContext
 ) -> None:
-    assert find_points(tiny_teacher.graph, student(tiny_teacher, tiny_context, *strategies)) == FUSIONS
+    assert names(find_points(tiny_teacher.graph, student(tiny_teacher, tiny_context, *strategies))) == FUSIONS
 
 
 def test_one_convolution_a_unit(tiny_teacher_2: Teacher, tiny_dataset: Dataset, tmp_path: Path) -> None:
     context = stage_context(tiny_teacher_2, tiny_dataset, tmp_path)
-    assert find_points(tiny_teacher_2.graph, student(tiny_teacher_2, context, DepthwiseSeparableConv())) == FUSIONS
+    graph = student(tiny_teacher_2, context, DepthwiseSeparableConv())
+    assert names(find_points(tiny_teacher_2.graph, graph)) == FUSIONS
 
 
-def test_points_of_other_widths_are_no_points(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
+def test_a_block_that_became_narrower_ends_at_a_point_all_the_same(
+    tiny_teacher: Teacher, tiny_context: StageContext
+) -> None:
     narrow = ChannelImportancePruning(pruning_ratio=0.5, round_to=2, targets=("resblocks/1/convs2/1/*",))
-    assert find_points(tiny_teacher.graph, student(tiny_teacher, tiny_context, narrow)) == FUSIONS[1:]
+    first, second = find_points(tiny_teacher.graph, student(tiny_teacher, tiny_context, narrow))
+    assert (first, second) == (Point("div", 6, 12), Point("div_1", 8, 8))
+    assert str(first) == "div (6 of 12 channels)"
+    assert str(second) == "div_1"
+
+
+def test_named_points(tiny_teacher: Teacher) -> None:
+    graph = copy_graph(tiny_teacher.graph)
+    assert names(find_points(tiny_teacher.graph, graph, ("div*",))) == FUSIONS
+    # Any node will do, such as a branch's sum, which not everything flows through.
+    assert names(find_points(tiny_teacher.graph, graph, ("resblocks_0_add",))) == ("resblocks_0_add",)
+    with pytest.raises(SelectionError, match=r"'dib' matches no layer \(did you mean 'div'"):
+        find_points(tiny_teacher.graph, graph, ("dib",))
 
 
 def test_a_chain_that_changes_its_length_has_the_ends_of_its_blocks() -> None:
     model = chain(nn.Conv1d(4, 6, 3, padding=1), nn.Tanh(), nn.Conv1d(6, 5, 4, 2, 1), nn.Tanh(), nn.Conv1d(5, 1, 1))
     graph = traced(model, (1, 4, "time"))
-    assert find_points(graph, copy_graph(graph)) == ("_1",)
+    assert names(find_points(graph, copy_graph(graph))) == ("_1",)
 
 
 def reachable(start: list[Node], without: Node) -> set[Node]:
@@ -129,13 +150,6 @@ def test_every_block_gets_a_gradient_of_its_own(tiny_teacher: Teacher) -> None:
     assert isinstance(pre.weight, Tensor)
     assert post.weight.grad is not None
     assert pre.weight.grad is None
-
-
-@pytest.mark.parametrize(
-    ("shape", "fitted"), [((1, 8, 20), (8, 20)), ((1, 8, 1, 20), (8, 20)), ((1, 8), (1, 8)), ((2, 8, 3, 20), (8, 20))]
-)
-def test_axes_between_channels_and_time_are_left_out(shape: tuple[int, ...], fitted: tuple[int, ...]) -> None:
-    assert fit(shape) == fitted
 
 
 def test_the_teacher_s_inputs_in_the_student_s_shapes(tiny_teacher: Teacher, tiny_context: StageContext) -> None:

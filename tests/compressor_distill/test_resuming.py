@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from compressor_distill.checkpoint import load_checkpoint, save_checkpoint
+from compressor_distill.checkpoint import load_checkpoint, previous, save_checkpoint
 from pydantic import PrivateAttr
 from torch import Tensor
 from torch.fx import GraphModule
@@ -83,21 +83,28 @@ def test_interruptions_anywhere_lose_nothing(
     assert_equal_weights(weights_of(resumed), weights_of(uninterrupted))
 
 
-def damaged(path: Path, how: str) -> None:
+def damage(path: Path, how: str) -> None:
     content = path.read_bytes()
-    path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "noise": b"\x8f\x00noise" * 99}[how])
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    path.write_bytes({"cut": content[:middle], "empty": b"", "noise": b"\x8f" * 999, "bit": flipped}[how])
 
 
-@pytest.mark.parametrize("how", ["cut", "empty", "noise"])
-def test_a_damaged_checkpoint_is_as_good_as_none(
-    how: str, student: GraphModule, tiny_context: StageContext, uninterrupted: StageOutcome
+@pytest.mark.parametrize("how", ["cut", "empty", "noise", "bit"])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    how: str, both: bool, student: GraphModule, tiny_context: StageContext, uninterrupted: StageOutcome
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         distillation().apply(copy_graph(student), replace(tiny_context, reporter=Interrupting(5)))
-    damaged(tiny_context.workdir / "checkpoint.pt", how)
+    newest = tiny_context.workdir / "checkpoint.pt"
+    for path in (newest, previous(newest)) if both else (newest,):
+        damage(path, how)
     reporter = Interrupting(999)
     resumed = distillation().apply(copy_graph(student), replace(tiny_context, reporter=reporter))
-    assert not any(message.startswith("resuming") for message in reporter.said)
+    taken_up = [message for message in reporter.said if message.startswith("resuming")]
+    # Ctrl-C came before the fifth step's checkpoint, and left one of five steps; the one before is of four.
+    assert taken_up == ([] if both else ["resuming block-wise at step 4"])
     assert_equal_weights(weights_of(resumed), weights_of(uninterrupted))
 
 

@@ -20,6 +20,10 @@ from compressor.teacher_loading import Teacher
 POINTS = ("div", "div_1")
 
 
+def signals_of(teacher: Teacher, data: Dataset, keeping: Keeping) -> TeacherSignals:
+    return TeacherSignals(teacher.graph, teacher.inputs, POINTS, torch.device("cpu"), data.train, 10, keeping)
+
+
 def tensors(size: int, seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {
@@ -146,18 +150,16 @@ def test_a_folder_that_cannot_be_written_loses_time_only(
     tmp_path: Path, tiny_teacher: Teacher, tiny_dataset: Dataset
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    keeping = Keeping("recorded", 0.0, 1.0, tmp_path / "file")
-    signals = TeacherSignals(tiny_teacher, POINTS, torch.device("cpu"), tiny_dataset.train, 10, keeping)
+    signals = signals_of(tiny_teacher, tiny_dataset, Keeping("", "recorded", 0.0, 1.0, tmp_path / "file"))
     signals.begin(9, 2, features=True)
-    wanted = TeacherSignals(tiny_teacher, POINTS, torch.device("cpu"), tiny_dataset.train, 10).batch((1,), 2)
+    wanted = signals_of(tiny_teacher, tiny_dataset, Keeping("")).batch((1,), 2)
     assert torch.equal(signals.batch((1,), 2).output, wanted.output)
     assert signals.disk.cache.failure
 
 
 def test_recordings_are_shared_and_mended(tmp_path: Path, tiny_teacher: Teacher, tiny_dataset: Dataset) -> None:
     def signals() -> TeacherSignals:
-        keeping = Keeping("recorded", 0.0, 1.0, tmp_path)
-        made = TeacherSignals(tiny_teacher, POINTS, torch.device("cpu"), tiny_dataset.train, 10, keeping)
+        made = signals_of(tiny_teacher, tiny_dataset, Keeping("", "recorded", 0.0, 1.0, tmp_path))
         made.begin(9, 4, features=True)
         return made
 

@@ -33,13 +33,15 @@ WAYS = ("memory", "recorded", "on-the-fly")
 
 
 def in_memory(teacher: Teacher, data: Dataset, segment: int) -> TeacherSignals:
-    return TeacherSignals(teacher, POINTS, CPU, data.train, segment)
+    return TeacherSignals(teacher.graph, teacher.inputs, POINTS, CPU, data.train, segment, Keeping(teacher.sha256))
 
 
 def by(way: str, teacher: Teacher, data: Dataset, segment: int, folder: Path) -> TeacherSignals:
     """Return signals that are come by in one way."""
-    keeping = Keeping("recorded" if way == "memory" else way, 1.0 if way == "memory" else 0.0, 1.0, folder)  # type: ignore[arg-type]
-    signals = TeacherSignals(teacher, POINTS, CPU, data.train, segment, keeping)
+    keeping = Keeping(
+        teacher.sha256, "recorded" if way == "memory" else way, 1.0 if way == "memory" else 0.0, 1.0, folder
+    )  # type: ignore[arg-type]
+    signals = TeacherSignals(teacher.graph, teacher.inputs, POINTS, CPU, data.train, segment, keeping)
     signals.begin(100, 4, features=True)
     return signals
 
@@ -241,8 +243,8 @@ def test_inputs_of_fixed_size_are_not_cut(
 )
 def test_what_can_be_cut(shape: tuple[int | str, ...], segmented: bool, tiny_teacher: Teacher) -> None:
     samples = [Sample("one", {"mel": np.zeros((1, 8, 8), np.float32)})]
-    teacher = replace(tiny_teacher, inputs=(TensorSpec("mel", shape),))
-    assert TeacherSignals(teacher, (), CPU, samples, 8).segmented is segmented
+    specs = (TensorSpec("mel", shape),)
+    assert TeacherSignals(tiny_teacher.graph, specs, (), CPU, samples, 8, Keeping("")).segmented is segmented
 
 
 def test_the_teacher_runs_only_over_what_is_asked_for(tiny_teacher: Teacher, tiny_dataset: Dataset) -> None:
@@ -263,7 +265,7 @@ def begun(
     teacher: Teacher, data: Dataset, keeping: Keeping, batches: int = 100
 ) -> tuple[TeacherSignals, RecordingReporter]:
     reporter = RecordingReporter(SilentReporter())
-    signals = TeacherSignals(teacher, POINTS, CPU, data.train, 10, keeping, reporter)
+    signals = TeacherSignals(teacher.graph, teacher.inputs, POINTS, CPU, data.train, 10, keeping, reporter)
     signals.begin(batches, 4, features=True)
     return signals, reporter
 
@@ -273,10 +275,10 @@ def test_memory_is_taken_where_it_holds_everything(
 ) -> None:
     frames = sum(sample.inputs["mel"].shape[-1] for sample in tiny_dataset.train)
     needed = frames * (2 * (4 * 12 + 8 * 8) + 4 * HOP) / 1e9
-    enough, reporter = begun(tiny_teacher, tiny_dataset, Keeping("auto", 1.01 * needed, 1.0, tmp_path))
+    enough, reporter = begun(tiny_teacher, tiny_dataset, Keeping("", "auto", 1.01 * needed, 1.0, tmp_path))
     assert enough.way is enough.memory
     assert reporter.lines == []
-    too_little, reporter = begun(tiny_teacher, tiny_dataset, Keeping("auto", 0.99 * needed, 1.0, tmp_path))
+    too_little, reporter = begun(tiny_teacher, tiny_dataset, Keeping("", "auto", 0.99 * needed, 1.0, tmp_path))
     assert too_little.way is not too_little.memory
     assert len(reporter.lines) == 1
     assert "in all" in reporter.lines[0]
@@ -293,12 +295,11 @@ def test_what_segments_do_not_tell_is_recorded(tiny_teacher: Teacher, tiny_datas
     nodes = list(graph.graph.nodes)
     nodes[0].meta["tensor_spec"] = tiny_teacher.inputs[0]
     nodes[-1].meta["tensor_specs"] = (TensorSpec("y", (1, 1, "t")),)
-    teacher = replace(tiny_teacher, graph=graph)
     data = replace(tiny_dataset, train=tuple(Sample(str(seed), {"mel": mel(400, seed)}) for seed in range(2)))
     reporter = RecordingReporter(SilentReporter())
     for way, kind in (("auto", RecordedOnDisk), ("on-the-fly", OnTheFly)):
-        keeping = Keeping(way, 0.0, 1.0, tmp_path)  # type: ignore[arg-type]
-        signals = TeacherSignals(teacher, (), CPU, data.train, 10, keeping, reporter)
+        keeping = Keeping("", way, 0.0, 1.0, tmp_path)  # type: ignore[arg-type]
+        signals = TeacherSignals(graph, tiny_teacher.inputs, (), CPU, data.train, 10, keeping, reporter)
         signals.begin(1, 1, features=True)
         assert isinstance(signals.way, kind)
     assert "on segments it does not compute what it computes on whole samples" in reporter.lines[0]

@@ -206,6 +206,10 @@ def test_a_model_that_is_no_vocoder_is_refused_by_audio_and_taken_without(tmp_pa
     done = compress("run", generic, "--out", tmp_path / "run")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "run" / "student.onnx").is_file()
+    missed = compress("run", generic, "--out", tmp_path / "run", "--resume", "--set", "gates.parameters=1")
+    assert missed.exit_code == 3, missed.output
+    assert "at most 1" in missed.output
+    assert "MISSED" in missed.output
 
 
 def test_a_budget_that_no_width_meets_says_how_near_it_gets(tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""Training against discriminators, which learn to tell the student's sound from its teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from compressor.errors import DataError
+from compressor.processes import Company
+from compressor_distill.adversarial_losses import discriminator_loss, feature_matching_loss, generator_loss
+from compressor_distill.discriminators import make_discriminators
+from compressor_distill.learner import Learner, Optimised, set_rate
+from compressor_distill.objective import Objective
+from compressor_distill.phases import AdversarialPhase
+from compressor_distill.processor import Precision
+from compressor_distill.teacher_run import Batch
+
+if TYPE_CHECKING:
+    from compressor_distill.distillation import Distillation
+
+
+class AdversarialLearner(Learner):
+    """Moves the student, then the discriminators, on the same outputs."""
+
+    def __init__(
+        self,
+        options: Distillation,
+        phase: AdversarialPhase,
+        objective: Objective,
+        company: Company,
+        precision: Precision,
+    ) -> None:
+        super().__init__(options, phase, objective, company, precision)
+        self.adversarial = phase
+        with torch.random.fork_rng():
+            # All processes start with the same discriminators.
+            torch.manual_seed(0)
+            self.discriminators = make_discriminators(phase.discriminators, phase.width).to(company.device)
+        weights = list(self.discriminators.parameters())
+        self.judging = Optimised(weights, phase.discriminator_learning_rate, options, company, precision)
+        self.steps = 0
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def step(self, parts: Sequence[Batch], done: float, rate: float) -> dict[str, float]:
+        """Take one step of the student, unless the discriminators still learn alone, and one of theirs."""
+        self.seen = []
+        losses = super().step(parts, done, rate)
+        found = self._judge(self.adversarial.discriminator_learning_rate * rate / self.phase.learning_rate)
+        self.steps += 1
+        return {**losses, "discriminator": found}
+
+    def _terms(self, output: Tensor, found: dict[str, Tensor], batch: Batch, done: float) -> dict[str, Tensor]:
+        terms = super()._terms(output, found, batch, done)
+        own, wanted = _as_sound(output), _as_sound(batch.output)
+        self.seen.append((own.detach(), wanted))
+        if self._alone:
+            return terms
+        self.discriminators.requires_grad_(False)
+        with self._autocast():
+            of_student = self.discriminators(own)
+            with torch.no_grad():
+                of_teacher = self.discriminators(wanted)
+        self.discriminators.requires_grad_(True)
+        terms["adversarial"] = self.adversarial.adversarial_weight * generator_loss(of_student)
+        terms["feature-matching"] = self.adversarial.matching_weight * feature_matching_loss(of_teacher, of_student)
+        return terms
+
+    def _move(self, losses: dict[str, float], rate: float) -> None:
+        if not self._alone:
+            super()._move(losses, rate)
+
+    @property
+    def _alone(self) -> bool:
+        return self.steps < self.adversarial.discriminators_alone
+
+    def _judge(self, rate: float) -> float:
+        """Take one step of the discriminators; returns their loss."""
+        self.judging.optimiser.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.company.device)
+        for own, wanted in self.seen:
+            with self._autocast():
+                of_teacher, of_student = self.discriminators(wanted), self.discriminators(own)
+            loss = discriminator_loss(of_teacher, of_student) / len(self.seen)
+            self.judging.backward(loss)
+            total += loss.detach()
+        (value,) = self.judging.gather([total])
+        set_rate(self.judging, rate)
+        self.moving = True
+        self.judging.step()
+        return value
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, the discriminators with it."""
+        weights = {name: value.cpu() for name, value in self.discriminators.state_dict().items()}
+        return {**super().state(), "discriminators": weights, "judging": self.judging.state(), "steps": self.steps}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what a checkpoint kept."""
+        super().restore(state)
+        self.discriminators.load_state_dict(state["discriminators"])
+        self.judging.restore(state["judging"])
+        self.steps = int(state["steps"])
+
+
+def _as_sound(output: Tensor) -> Tensor:
+    """Return an output as (batch, 1, samples)."""
+    if output.numel() == output.shape[0]:
+        raise DataError("discriminators judge signals, and the model's output is none: set adversarial: {steps: 0}")
+    return output.flatten(1).unsqueeze(1)

@@ -1,0 +1,163 @@
+"""One training step: batch in, losses out, weights moved; over accumulated parts and over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from compressor.processes import Company
+from compressor_distill.health import Health
+from compressor_distill.objective import Objective
+from compressor_distill.phases import Phase
+from compressor_distill.processor import Precision
+from compressor_distill.teacher_run import Batch
+
+if TYPE_CHECKING:
+    from compressor_distill.distillation import Distillation
+
+
+class Unhealthy(Exception):  # noqa: N818 - not an error: the trainer steps back and goes on
+    """A step that must not be taken; the text says why."""
+
+
+@dataclass
+class Optimised:
+    """Modules with their optimiser, their gradients averaged over processes and clipped; scaled for fp16."""
+
+    parameters: list[nn.Parameter]
+    rate: float
+    options: Distillation
+    company: Company
+    precision: Precision
+    optimiser: torch.optim.AdamW = field(init=False)
+    scaler: torch.amp.GradScaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=self.rate, betas=self.options.betas, weight_decay=self.options.weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(self.company.device.type, enabled=self.precision == "fp16")
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a loss's gradients."""
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def gather(self, losses: Sequence[Tensor]) -> list[float]:
+        """Average gradients and losses over the processes, and clip the gradients; returns the losses."""
+        values = torch.stack([loss.detach().float() for loss in losses])
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        self.company.average([*gradients, values])
+        self.scaler.unscale_(self.optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.options.gradient_clip)
+        # A scaler skips steps of infinite gradients by itself: that is how it finds its scale.
+        if self.precision != "fp16" and not torch.isfinite(norm):
+            values[0] = torch.nan
+        return [float(value) for value in values]
+
+    def step(self) -> None:
+        """Move the weights."""
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what a checkpoint kept."""
+        self.optimiser.load_state_dict(state["optimiser"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+
+
+class Learner:
+    """Trains a student in one phase."""
+
+    def __init__(
+        self, options: Distillation, phase: Phase, objective: Objective, company: Company, precision: Precision
+    ) -> None:
+        self.phase = phase
+        self.objective = objective
+        self.company = company
+        self.precision = precision
+        self.blocks_apart = phase is options.block_wise
+        self.options = options
+        self.optimised = self._optimised()
+        self.health = Health()
+        self.moving = False
+        """True while weights are moved: what is kept then would be half of a step."""
+
+    def _optimised(self) -> Optimised:
+        parameters = list(self.objective.parameters())
+        return Optimised(parameters, self.phase.learning_rate, self.options, self.company, self.precision)
+
+    def step(self, parts: Sequence[Batch], done: float, rate: float) -> dict[str, float]:
+        """Take one step on a batch, given in parts, and return its losses by name.
+
+        Raises:
+            Unhealthy: the step would do harm, and was not taken.
+        """
+        self.optimised.optimiser.zero_grad(set_to_none=True)
+        summed: dict[str, Tensor] = {}
+        for batch in parts:
+            with self._autocast():
+                output, found = self.objective(batch, blocks_apart=self.blocks_apart)
+            terms = self._terms(output, found, batch, done)
+            self.optimised.backward(torch.stack(list(terms.values())).sum() / len(parts))
+            summed = {name: summed.get(name, 0.0) + term.detach() / len(parts) for name, term in terms.items()}
+        losses = dict(zip(summed, self.optimised.gather(list(summed.values())), strict=True))
+        self._move(losses, rate)
+        return losses
+
+    def _terms(self, output: Tensor, found: dict[str, Tensor], batch: Batch, done: float) -> dict[str, Tensor]:
+        return self.objective.terms(output, found, batch, done, self.phase.feature_weight)
+
+    def _move(self, losses: dict[str, float], rate: float) -> None:
+        if wrong := self.health.of_step(losses):
+            raise Unhealthy(wrong)
+        set_rate(self.optimised, rate)
+        self.moving = True
+        self.optimised.step()
+
+    def forget(self) -> None:
+        """Start over with an optimiser that remembers no step."""
+        self.optimised = self._optimised()
+        self.health = Health()
+
+    def fit_projections(self, batch: Batch) -> None:
+        """Start projections where least squares on a batch puts them."""
+        self.company.average(self.objective.fit_projections(batch))
+
+    def settled(self) -> None:
+        """Say that a step is counted: weights and count agree again."""
+        self.moving = False
+
+    def _autocast(self) -> torch.autocast:
+        kind = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.company.device.type, kind, enabled=self.precision != "fp32")
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, besides the student's weights."""
+        return {
+            "own": self.optimised.state(),
+            "projections": {name: value.detach().cpu() for name, value in self.objective.projections.items()},
+            "recent": list(self.health.recent),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what a checkpoint kept."""
+        self.optimised.restore(state["own"])
+        self.health.recent = list(state["recent"])
+        with torch.no_grad():
+            for name, value in state["projections"].items():
+                self.objective.projections[name].copy_(value)
+
+
+def set_rate(optimised: Optimised, rate: float) -> None:
+    """Set an optimiser's learning rate."""
+    for group in optimised.optimiser.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,97 @@
+"""A student with all that trains beside it, and its losses on a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compressor.loss import Loss
+from compressor_distill.feature_points import Point, PointRunner, student_inputs
+from compressor_distill.teacher_run import Batch
+
+
+class Objective(nn.Module):
+    """A student, and a 1x1 projection for each point where it is narrower or wider than its teacher.
+
+    Projections take the student's features to the teacher's (FitNets, arXiv 1412.6550); they train with it and are
+    thrown away.
+    """
+
+    def __init__(
+        self, student: GraphModule, points: Sequence[Point], losses: Sequence[Loss], features: Sequence[Loss]
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.points = tuple(points)
+        self.losses = tuple(losses)
+        self.features = tuple(features)
+        self.runner = PointRunner(student, tuple(point.name for point in points))
+        device = next(student.parameters()).device
+        self.projections = nn.ParameterDict(
+            {
+                point.name: torch.zeros(point.teacher_width, point.student_width, device=device)
+                for point in points
+                if not point.same_width
+            }
+        )
+
+    def forward(self, batch: Batch, *, blocks_apart: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the output, in the shape of the teacher's, and the features at the points, as they are.
+
+        With `blocks_apart` each block reads the teacher's features, where they are as wide as the student's.
+        """
+        shared = [point.name for point in self.points if point.same_width] if blocks_apart else []
+        inputs = _channels_last(student_inputs(self.student, batch.inputs))
+        output = self.runner.forward(inputs, {name: batch.features[name] for name in shared})
+        return output.float().reshape(batch.output.shape), dict(self.runner.found)
+
+    def terms(
+        self, output: Tensor, found: Mapping[str, Tensor], batch: Batch, done: float, feature_weight: float
+    ) -> dict[str, Tensor]:
+        """Return the weighted losses by name; `done` is the share of the phase that lies behind."""
+        terms = {loss.name: loss.weight_at(done) * loss.compute(output, batch.output) for loss in self.losses}
+        if feature_weight and self.points:
+            terms["features"] = (
+                feature_weight
+                * torch.stack(
+                    [
+                        loss.weight_at(done)
+                        * loss.compute(self._as_wide(loss, point, found), batch.features[point.name])
+                        for point in self.points
+                        for loss in self.features
+                    ]
+                ).sum()
+            )
+        return terms
+
+    def _as_wide(self, loss: Loss, point: Point, found: Mapping[str, Tensor]) -> Tensor:
+        """Return a student's feature, as wide as its teacher's for a loss that needs that."""
+        feature = found[point.name].float()
+        if point.same_width or loss.any_width:
+            return feature
+        return torch.einsum("tc,bc...->bt...", self.projections[point.name], feature)
+
+    @torch.no_grad()
+    def fit_projections(self, batch: Batch) -> list[Tensor]:
+        """Start each projection as the least-squares map on a batch; returns them."""
+        if self.projections:
+            _, found = self(batch)
+        for name, weight in self.projections.items():
+            # The ridge is for channels that say the same.
+            own, wanted = _by_channel(found[name]), _by_channel(batch.features[name])
+            gram = own @ own.T
+            ridge = 1e-4 * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), device=gram.device)
+            weight.copy_(torch.linalg.solve(gram + ridge, own @ wanted.T).T)
+        return list(self.projections.values())
+
+
+def _by_channel(feature: Tensor) -> Tensor:
+    """Return (batch, channels, ...) as (channels, batch times positions)."""
+    return feature.float().flatten(2).transpose(0, 1).flatten(1)
+
+
+def _channels_last(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value for value in inputs)

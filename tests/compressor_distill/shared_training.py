@@ -1,0 +1,44 @@
+"""A short training on the tiny vocoder, as one of several processes or alone: `shared_training.py TEACHER OUT`.
+
+Prints nothing; the first process writes weights and curve to OUT.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from compressor_conv.depthwise_separable import DepthwiseSeparableConv
+from compressor_conv.transposed import TransposedToStandardConv
+from compressor_conv.two_dimensional import Conv1dToConv2d
+from compressor_distill.losses import MeanAbsolute
+
+from compressor import processes
+from compressor.graph_editing import copy_graph
+from compressor.teacher_loading import load_teacher
+from tests.compressor_distill.short_training import distillation
+from tests.tiny_vocoder import dataset, stage_context
+
+
+def main(teacher_path: Path, out: Path, steps: int) -> None:
+    if processes.index() > 0:
+        processes.serve("cpu")
+        return
+    with processes.leading("cpu"):
+        teacher = load_teacher(teacher_path)
+        context = stage_context(teacher, dataset(teacher_path.read_bytes()), out / "stage")
+        student = copy_graph(teacher.graph)
+        for strategy in (DepthwiseSeparableConv(rank=1), TransposedToStandardConv(), Conv1dToConv2d()):
+            student = strategy.apply(student, context).student
+        phases = {"block_wise": {"steps": steps}, "end_to_end": {"steps": steps, "feature_weight": 0.0}}
+        # A loss that is a mean over the batch is the mean of its parts': two processes then compute what one does.
+        outcome = distillation(batch_size=4, features=[MeanAbsolute()], **phases).apply(student, context)
+        curve = [(point.phase, point.step, point.losses, point.validation) for point in outcome.curve]
+        notes = [finding.message for finding in outcome.findings]
+        torch.save({"weights": outcome.student.state_dict(), "curve": curve, "notes": notes}, out / "result.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
