@@ -58,7 +58,7 @@ def start(folder: Path, cache: Path, workers: int | None, batches: int) -> list[
     begun = time.monotonic()
     for step in range(batches):
         for piece in inputs.planned((0, 0, step), BATCH, (0, 1), lambda _: True):
-            cut(inputs[piece.index], (MEL,), piece.start, SEGMENT)
+            cut(inputs[piece.sample], (MEL,), piece.start, SEGMENT)
     taken = time.monotonic() - begun
     made_by = str(data.train.workers) if isinstance(data.train, LazySamples) else ""
     return [

@@ -73,7 +73,7 @@ class SpeechCorpus:
             digest.update(self._facts(int(row)))
         return digest.hexdigest()
 
-    @property
+    @cached_property
     def _made_of_it(self) -> str:
         return self.source.model_dump_json(include={"mel", "min_seconds", "max_seconds", "pitches", "f0_shifts"})
 

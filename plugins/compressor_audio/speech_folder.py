@@ -98,7 +98,8 @@ class SpeechFolder(SpeechSource):
 
     def heard_frames(self, index: RecordingIndex) -> NDArray[np.int64]:
         """Return the samples of each recording that are used, at its own rate."""
-        return np.minimum(index.frames, np.rint(self.max_seconds * index.rates).astype(np.int64))
+        heard: NDArray[np.int64] = np.minimum(index.frames, np.rint(self.max_seconds * index.rates).astype(np.int64))
+        return heard
 
     def _validating(self, recordings: Recordings, given: VocoderInputs) -> tuple[Sample, ...]:
         return tuple(speech_sample(name, audio, given, self.mel) for name, audio in recordings.items())
@@ -147,7 +148,7 @@ class SpeechFolder(SpeechSource):
         seconds = np.floor(self.heard_frames(index) * rate / np.maximum(index.rates, 1) + 0.5) / rate
         broken = np.array([name in index.broken for name in index.names], bool)
         reasons = [f"skipped {index.folder / name}: {reason}" for name, reason in index.broken.items()]
-        short = np.flatnonzero((seconds < self.min_seconds) & ~broken)
+        short = np.flatnonzero((seconds < self.min_seconds) & ~broken).tolist()
         reasons += [
             f"skipped {index.folder / index.names[row]}: {seconds[row]:.2f} s long; "
             f"at least {self.min_seconds:g} s are needed"

@@ -44,7 +44,7 @@ class OnTheFly:
 
     def pieces(self, cuts: Sequence[Cut], *, features: bool) -> list[Signals]:
         """Return the signals of segments."""
-        return self.of([self.inputs[cut.index] for cut in cuts], [cut.start for cut in cuts], features=features)
+        return self.of([self.inputs[cut.sample] for cut in cuts], [cut.start for cut in cuts], features=features)
 
     def of(self, samples: Sequence[tuple[Tensor, ...]], starts: Sequence[int], *, features: bool) -> list[Signals]:
         """Return the signals of one segment of each sample's inputs."""

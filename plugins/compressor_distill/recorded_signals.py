@@ -22,7 +22,7 @@ class RecordedInMemory:
 
     def lacks(self, cut: Cut, *, features: bool) -> bool:
         """Say whether the teacher has to run for a segment."""
-        known = self.recorded.get(cut.index)
+        known = self.recorded.get(cut.sample)
         return known is None or (features and len(known.features) < len(self.run.points))
 
     def pieces(self, cuts: Sequence[Cut], *, features: bool) -> list[Signals]:
@@ -31,8 +31,8 @@ class RecordedInMemory:
 
     def _piece(self, cut: Cut, *, features: bool) -> Signals:
         if self.lacks(cut, features=features):
-            self.recorded[cut.index] = recorded(self.run, self.inputs, cut.index, features=features)
-        known = self.recorded[cut.index]
+            self.recorded[cut.sample] = recorded(self.run, self.inputs, cut.sample, features=features)
+        known = self.recorded[cut.sample]
         return segment(known if features else without_features(known), cut, self.inputs)
 
 
@@ -50,13 +50,13 @@ class RecordedOnDisk:
 
     def lacks(self, cut: Cut, *, features: bool) -> bool:
         """Say whether the teacher has to run for a segment."""
-        names = self._names(cut.index)
+        names = self._names(cut.sample)
         return not all(self.cache.has(name) for name in (names if features else names[:1]))
 
     def pieces(self, cuts: Sequence[Cut], *, features: bool) -> list[Signals]:
         """Return the signals of segments; a sample of which a file is missing or damaged is recorded anew."""
         return [
-            self._read(cut, features=features) or segment(self.record(cut.index, features=features), cut, self.inputs)
+            self._read(cut, features=features) or segment(self.record(cut.sample, features=features), cut, self.inputs)
             for cut in cuts
         ]
 
@@ -77,7 +77,7 @@ class RecordedOnDisk:
         return f"output-{outputs}", f"features-{points}"
 
     def _read(self, cut: Cut, *, features: bool) -> Signals | None:
-        outputs, of_features = self._names(cut.index)
+        outputs, of_features = self._names(cut.sample)
         with self.cache.open(outputs) as stored:
             if stored is None:
                 return None

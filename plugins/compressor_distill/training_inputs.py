@@ -25,7 +25,7 @@ Seed = tuple[int, ...]
 class Cut(NamedTuple):
     """Which sample, of those that are used, a segment is cut from, and where it begins."""
 
-    index: int
+    sample: int
     start: int
 
 
@@ -51,6 +51,7 @@ class TrainingInputs:
             )
         self.sizes = lengths[self._positions] if can_be_cut(specs) else np.ones(len(self._positions), np.int64)
         self._chances = self.sizes / float(self.sizes.sum())
+        self._keys: dict[int, str] = {}
         self._planned: dict[Seed, list[Cut]] = {}
         self._expected: dict[tuple[int, int], list[int]] = {}
 
@@ -72,11 +73,13 @@ class TrainingInputs:
         """Return what names a sample's content."""
         if self.lazy is not None:
             return self.lazy.key(int(self._positions[index]))
-        digest = hashlib.sha256()
-        for value in self[index]:
-            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        if index not in self._keys:
+            digest = hashlib.sha256()
+            for value in self[index]:
+                digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+                digest.update(value.contiguous().numpy().tobytes())
+            self._keys[index] = digest.hexdigest()
+        return self._keys[index]
 
     def cuts(self, seed: Seed, count: int) -> list[Cut]:
         """Return `count` random segments; long samples are taken more often, so that every moment is as likely."""
@@ -114,6 +117,6 @@ class TrainingInputs:
         shares = [cuts[part[0] :: part[1]] for cuts in self._planned.values()]
         # One process may take several parts in turn.
         self._expected = {each: known for each, known in self._expected.items() if each[1] == part[1]}
-        self._expected[part] = [int(self._positions[cut.index]) for share in shares for cut in share if needed(cut)]
+        self._expected[part] = [int(self._positions[cut.sample]) for share in shares for cut in share if needed(cut)]
         self.lazy.expect(position for positions in self._expected.values() for position in positions)
         return shares[0]

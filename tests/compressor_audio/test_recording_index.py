@@ -48,7 +48,7 @@ def write(path: Path, seed: int) -> None:
 
 def facts(index: RecordingIndex) -> dict[str, tuple[int, int, int, str, str]]:
     columns = (index.sizes, index.frames, index.rates, index.probes)
-    return {name: (*row, index.broken.get(name, "")) for name, *row in zip(index.names, *columns, strict=True)}  # type: ignore[misc]
+    return {name: (*row, index.broken.get(name, "")) for name, *row in zip(index.names, *columns, strict=True)}
 
 
 CHANGES = st.dictionaries(st.sampled_from(NAMES), st.one_of(st.none(), st.integers(1, 10**6)), max_size=4)

@@ -17,13 +17,17 @@ from compressor_distill.training_inputs import TrainingInputs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch.fx import GraphModule
 
 from compressor.dataset import Dataset, Sample
 from compressor.errors import DataError
+from compressor.graph_editing import copy_graph
 from compressor.lazy_samples import LazySamples
 from compressor.progress import RecordingReporter, SilentReporter
+from compressor.strategy import StageContext, StageOutcome
 from compressor.teacher_loading import Teacher
 from compressor.tensor_spec import TensorSpec
+from tests.compressor_distill.short_training import distillation
 from tests.tiny_vocoder import HOP, mel
 
 POINTS = ("div", "div_1")
@@ -38,9 +42,9 @@ def in_memory(teacher: Teacher, data: Dataset, segment: int) -> TeacherSignals:
 
 def by(way: str, teacher: Teacher, data: Dataset, segment: int, folder: Path) -> TeacherSignals:
     """Return signals that are come by in one way."""
-    keeping = Keeping(
-        teacher.sha256, "recorded" if way == "memory" else way, 1.0 if way == "memory" else 0.0, 1.0, folder
-    )  # type: ignore[arg-type]
+    memory = 1.0 if way == "memory" else 0.0
+    chosen = "recorded" if way == "memory" else way
+    keeping = Keeping(teacher.sha256, chosen, memory, 1.0, folder)  # type: ignore[arg-type]
     signals = TeacherSignals(teacher.graph, teacher.inputs, POINTS, CPU, data.train, segment, keeping)
     signals.begin(100, 4, features=True)
     return signals
@@ -190,8 +194,9 @@ def test_without_features_there_are_none(
     signals.begin(10, 4, features=False)
     plain = signals.batch((1,), 4)
     assert plain.features == {}
-    if way == "recorded":
-        assert all(path.name.startswith("output-") for path in tmp_path.glob("*-*") if path.stat().st_mtime)
+    names = {path.name.split("-")[0] for path in tmp_path.iterdir()}
+    # Of samples that the measuring looked at, and of those of this phase, outputs alone.
+    assert names == ({"output"} if way == "recorded" else set())
     signals.begin(10, 4, features=True)
     full = signals.batch((1,), 4)
     assert full.features.keys() == set(POINTS)
@@ -304,3 +309,17 @@ def test_what_segments_do_not_tell_is_recorded(tiny_teacher: Teacher, tiny_datas
         assert isinstance(signals.way, kind)
     assert "on segments it does not compute what it computes on whole samples" in reporter.lines[0]
     assert "differs from what it makes of whole samples by up to" in reporter.lines[1]
+
+
+@pytest.mark.parametrize("way", ["recorded", "on-the-fly"])
+def test_trainings_come_to_the_same(
+    way: str, student: GraphModule, tiny_context: StageContext, uninterrupted: StageOutcome, tmp_path: Path
+) -> None:
+    options = distillation(teacher_signals=way, memory_gb=0.0, cache_dir=tmp_path / "cache")
+    outcome = options.apply(copy_graph(student), tiny_context)
+    for found, wanted in zip(outcome.curve, uninterrupted.curve, strict=True):
+        assert found.validation["output-l1"] == pytest.approx(wanted.validation["output-l1"], rel=0.02)
+    # Nothing is recorded where nothing is to be.
+    assert bool(list(tmp_path.glob("cache/*.safetensors"))) is (way == "recorded")
+    # Where recordings lie is no part of what is trained.
+    assert options.model_dump().keys() & {"cache_dir", "cache_gb"} == set()
