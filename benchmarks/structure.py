@@ -26,13 +26,14 @@ from torch.fx import GraphModule
 
 from benchmarks.own_process import ProcessDiedError, in_own_process, peak_gigabytes
 from benchmarks.torch_pruned import pruned_by
+from compressor.cache_folder import default_cache_dir
 from compressor.console import print_table
 from compressor.errors import CompressorError
 from compressor.figures import in_words
 from compressor.graph_editing import copy_graph
 from compressor.measuring import measure
 from compressor.metric import Metric
-from compressor.pipeline import RunSettings, StageLine, default_cache_dir, prepare
+from compressor.pipeline import RunSettings, StageLine, prepare
 from compressor.plan_loading import load_plan
 from compressor.planning import Plan, PlannedStage
 from compressor.plugin_catalog import load_catalog

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,10 +25,11 @@ class Sample:
 class Dataset:
     """Samples for training and, never mixed with them, for validation."""
 
-    train: tuple[Sample, ...]
+    train: Sequence[Sample]
+    """In memory, or `LazySamples` where there are too many: take a few, or one after the other, never all at once."""
     validation: tuple[Sample, ...]
     identity: str
-    """sha256 over the samples' content: two datasets of one identity are interchangeable."""
+    """sha256 over what tells the samples' content: two datasets of one identity are interchangeable."""
     description: str = ""
     sample_rate: int | None = None
     """Output samples per second, where the output is a signal."""

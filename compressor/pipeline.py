@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import torch
 
 from compressor.artifacts import write_report, write_student
 from compressor.budget import following_rates, judge, limit_values
+from compressor.cache_folder import default_cache_dir
 from compressor.data_source import DataContext
 from compressor.dataset import Dataset
 from compressor.errors import CompressorError, DataError
@@ -44,11 +44,6 @@ if TYPE_CHECKING:
 
 PROBE_SIZE = 32
 """Size of dynamic axes where no data says what inputs look like."""
-
-
-def default_cache_dir() -> Path:
-    """Return the user's cache folder for this tool (XDG base directory specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnx-student-compressor"
 
 
 @dataclass(frozen=True)
@@ -256,7 +251,7 @@ def _load_data(plan: Plan, teacher: Teacher, settings: RunSettings, reporter: Re
     context = DataContext(about.inputs, about.outputs, plan.recipe.seed, settings.cache_dir, reporter, teacher.source)
     data = plan.data.load(context)
     if teacher.whole is not None:
-        data = teacher.whole.recorded(data, plan.recipe.seed)
+        data = teacher.whole.recorded(data, plan.recipe.seed, teacher.inputs)
     reporter.say(f"data: {data.description}")
     for finding in data.findings:
         reporter.say(f"  {finding}")

@@ -14,11 +14,16 @@ import torch
 from compressor.dataset import Dataset, Sample
 from compressor.errors import DataError, VerificationError
 from compressor.graph_editing import feed
+from compressor.lazy_samples import LazySamples
 from compressor.region import Region, part_before, put_back
+from compressor.segments import can_be_cut, length_of
 from compressor.tensor_spec import TensorSpec
 
 PROBED_SIZES = (16, 32)
 """Sizes of the dynamic axes at which the model before a region is run to learn its rates."""
+
+DRAWING = frozenset({"Multinomial", "Bernoulli", "Dropout"})
+"""Operators that draw random numbers, besides those whose name says so."""
 
 MOST_DIFFERENCE = 1e-4
 """Between the student by itself and the student in its place, as a share of the largest value."""
@@ -33,27 +38,18 @@ class WholeModel:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def recorded(self, data: Dataset, seed: int) -> Dataset:
-        """Return samples for the region, made by running the rest of the model on samples for the model.
+    def recorded(self, data: Dataset, seed: int, specs: tuple[TensorSpec, ...]) -> Dataset:
+        """Return samples for the region, whose inputs `specs` tell, by running the rest of the model on the model's.
 
         Raises:
             DataError: the model cannot be run on the samples.
         """
-        # Kernels that draw random numbers seed their generators from this when the session is made.
-        onnxruntime.set_seed(seed)
-        session = _session(part_before(onnx.load_model_from_string(self.content), self.region).SerializeToString())
-
-        def at_border(sample: Sample) -> Sample:
-            try:
-                made = session.run(list(self.region.inputs), _taken(session, sample.inputs))
-            except Exception as error:
-                raise DataError(f"the model cannot be run on '{sample.name}': {error}") from error
-            return replace(sample, inputs=dict(zip(self.region.inputs, made, strict=True)))
-
+        before = _PartBefore(part_before(onnx.load_model_from_string(self.content), self.region), self.region, seed)
+        train = data.train
         return replace(
             data,
-            train=tuple(at_border(sample) for sample in data.train),
-            validation=tuple(at_border(sample) for sample in data.validation),
+            train=before.lazily(train, specs) if isinstance(train, LazySamples) else tuple(map(before.run, train)),
+            validation=tuple(map(before.run, data.validation)),
             origin=data.validation[0] if data.validation else None,
         )
 
@@ -90,6 +86,51 @@ class WholeModel:
         if not worst <= MOST_DIFFERENCE:
             raise VerificationError(f"in its place the student differs from itself by {worst:.3g} of the largest value")
         return worst
+
+
+class _PartBefore:
+    """Runs what lies before a region on samples for the whole model."""
+
+    def __init__(self, model: onnx.ModelProto, region: Region, seed: int) -> None:
+        self.region = region
+        self.seed = seed
+        self.content = model.SerializeToString()
+        self.draws = any(node.op_type.startswith("Random") or node.op_type in DRAWING for node in model.graph.node)
+        self.session = self._fresh_session()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "session": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.session = self._fresh_session()
+
+    def _fresh_session(self) -> Any:
+        # Kernels that draw random numbers seed their generators from this when the session is made.
+        onnxruntime.set_seed(self.seed)
+        return _session(self.content)
+
+    def run(self, sample: Sample) -> Sample:
+        try:
+            made = self.session.run(list(self.region.inputs), _taken(self.session, sample.inputs))
+        except Exception as error:
+            raise DataError(f"the model cannot be run on '{sample.name}': {error}") from error
+        return replace(sample, inputs=dict(zip(self.region.inputs, made, strict=True)))
+
+    def lazily(self, samples: LazySamples, specs: tuple[TensorSpec, ...]) -> LazySamples:
+        """Return samples that are run when asked for; their lengths are judged by the first's."""
+        lengths = samples.lengths
+        if can_be_cut(specs):
+            first = self._run_alone(samples[0])
+            steps = length_of([torch.from_numpy(first.inputs[spec.name]) for spec in specs], specs)
+            lengths = lengths * steps // lengths[0]
+        return samples.changed(self._run_alone, lengths)
+
+    def _run_alone(self, sample: Sample) -> Sample:
+        """Run on a sample whose random numbers may not depend on what was run before."""
+        if self.draws:
+            self.session = self._fresh_session()
+        return self.run(sample)
 
 
 def border_rates(model: onnx.ModelProto, region: Region, inputs: tuple[TensorSpec, ...]) -> dict[str, tuple[int, ...]]:

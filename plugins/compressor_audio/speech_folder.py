@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from compressor.data_source import DataContext
 from compressor.dataset import Dataset, FloatArray, Sample
 from compressor.errors import DataError
-from compressor_audio.speech_samples import check_audible, read_recording, speech_sample
+from compressor.lazy_samples import LazySamples
+from compressor.working_ahead import usable_cores
+from compressor_audio.recording_index import RecordingIndex, recordings_below
+from compressor_audio.speech_corpus import SpeechCorpus, hashes_by_length
+from compressor_audio.speech_samples import check_audible, content_hash, read_recording, speech_sample
 from compressor_audio.speech_source import SpeechSource
 from compressor_audio.vocoder_inputs import VocoderInputs, vocoder_inputs
 from compressor_audio.voice_change import Pitch
 
-_SUFFIXES = frozenset({".wav", ".flac", ".ogg"})
 _REASONS_SHOWN = 5
+_MOST_WORKERS = 8
 
 Recordings = dict[str, FloatArray]
 """Mono audio by the file's path below its folder, in sorted order."""
 
 
 class SpeechFolder(SpeechSource):
-    """All wav, flac and ogg files below a folder; the last ones in sorted order are kept for validation."""
+    """All wav, flac and ogg files below a folder; the last ones in sorted order are kept for validation.
+
+    A corpus that is too large for memory is read as training asks for it. Then only headers are looked at beforehand,
+    once, in an index in the cache folder: what is silent or damaged is found on the way, and another takes its place.
+    """
 
     name: ClassVar[str] = "speech-folder"
 
@@ -39,9 +50,26 @@ class SpeechFolder(SpeechSource):
         description="each training recording is also used this many times as high, as if another voice spoke it",
     )
 
+    memory_mb: int = Field(
+        default=512,
+        ge=0,
+        description="training samples that take more than this are made as they are needed, each time",
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=0,
+        le=64,
+        description="processes that make such samples ahead; null: one less than there are cores, at most 8",
+    )
+
     @property
     def highest_pitch(self) -> float:
         return max(1.0, *self.pitches)
+
+    @property
+    def variants(self) -> int:
+        """Training samples made of each recording."""
+        return len(self.pitches) * len(self.f0_shifts)
 
     def load(self, context: DataContext) -> Dataset:
         """Return the recordings as samples; what was skipped and why stands in the findings.
@@ -51,69 +79,152 @@ class SpeechFolder(SpeechSource):
         """
         given = vocoder_inputs(context.inputs, self.mel.n_mels)
         self.check_shifts(given)
-        train, validation, findings = self._split(context)
+        index = recordings_below(self.path, context)
+        if self._bytes(index) > self.memory_mb * 1e6:
+            return self._lazily(index, given, context)
+        train, validation, findings = self._split(index, context)
         return self._dataset(
             tuple(self._training_samples(train, given)),
-            tuple(speech_sample(name, audio, given, self.mel) for name, audio in validation.items()),
+            self._validating(validation, given),
             f"recordings of {self.path.name}",
             findings,
         )
 
-    def _split(self, context: DataContext) -> tuple[Recordings, Recordings, tuple[str, ...]]:
-        recordings, findings = self._read(self.path, context)
+    def _bytes(self, index: RecordingIndex) -> float:
+        """Return the memory that all training samples take, about: mel and recording."""
+        seconds = (self.heard_frames(index) / np.maximum(index.rates, 1)).sum()
+        a_second = self.mel.sample_rate * (1 + self.mel.n_mels / self.mel.hop_length)
+        return float(4 * a_second * seconds * self.variants)
+
+    def heard_frames(self, index: RecordingIndex) -> NDArray[np.int64]:
+        """Return the samples of each recording that are used, at its own rate."""
+        heard: NDArray[np.int64] = np.minimum(index.frames, np.rint(self.max_seconds * index.rates).astype(np.int64))
+        return heard
+
+    def _validating(self, recordings: Recordings, given: VocoderInputs) -> tuple[Sample, ...]:
+        return tuple(speech_sample(name, audio, given, self.mel) for name, audio in recordings.items())
+
+    def _split(self, index: RecordingIndex, context: DataContext) -> tuple[Recordings, Recordings, tuple[str, ...]]:
+        recordings, findings = self._read(index, context)
         if self.validation_path is None:
             train, validation, more = self._hold_out(recordings)
         else:
             train = recordings
-            validation, more = self._read(self.validation_path, context)
+            validation, more = self._read(recordings_below(self.validation_path, context), context)
         unseen = _unseen(train, validation)
         if not unseen:
             raise DataError(f"{self.path}: every recording is also held for validation; none is left to train on")
         return unseen, validation, (*findings, *more, *_left_out(train.keys() - unseen.keys()))
 
+    def _lazily(self, index: RecordingIndex, given: VocoderInputs, context: DataContext) -> Dataset:
+        rows, findings = self._usable(index)
+        if self.validation_path is None:
+            rows, validation, more = self._hold_out_last(index, rows)
+            held_out = hashes_by_length(validation, index)
+        else:
+            other = recordings_below(self.validation_path, context)
+            validation, more = self._read(other, context)
+            held_out = hashes_by_length(validation, other)
+        samples = self._validating(validation, given)
+        corpus = SpeechCorpus(self, index, rows, given, held_out)
+        train = self._in_words(len(corpus.lengths), float(corpus.lengths.sum()))
+        return Dataset(
+            train=LazySamples(corpus, context.reporter, self._workers),
+            validation=samples,
+            identity=corpus.identity_with(content_hash(samples)),
+            description=f"recordings of {self.path.name}: {train} to train on, read as they are needed, "
+            f"{self._amount(samples)} to validate on",
+            sample_rate=self.mel.sample_rate,
+            findings=(*_counted(findings), *_counted(more)),
+        )
+
+    @property
+    def _workers(self) -> int:
+        return min(_MOST_WORKERS, usable_cores() - 1) if self.workers is None else self.workers
+
+    def _usable(self, index: RecordingIndex) -> tuple[NDArray[np.int64], list[str]]:
+        """Return the rows that are long enough by their headers, and why the others are not used."""
+        rate = self.mel.sample_rate
+        seconds = np.floor(self.heard_frames(index) * rate / np.maximum(index.rates, 1) + 0.5) / rate
+        broken = np.array([name in index.broken for name in index.names], bool)
+        reasons = [f"skipped {index.folder / name}: {reason}" for name, reason in index.broken.items()]
+        short = np.flatnonzero((seconds < self.min_seconds) & ~broken).tolist()
+        reasons += [
+            f"skipped {index.folder / index.names[row]}: {seconds[row]:.2f} s long; "
+            f"at least {self.min_seconds:g} s are needed"
+            for row in short
+        ]
+        rows = np.flatnonzero((seconds >= self.min_seconds) & ~broken)
+        return rows, reasons
+
+    def _hold_out_last(
+        self, index: RecordingIndex, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], Recordings, tuple[str, ...]]:
+        """Return the rows that train, the last recordings that can be used, and why others are not."""
+        kept, findings = self._held_out(len(rows))
+        found: Recordings = {}
+        while len(found) < kept and len(rows) > 1:
+            row, rows = rows[-1], rows[:-1]
+            try:
+                found[index.names[row]] = self.recording(index.folder / index.names[row])
+            except DataError as error:
+                findings = (*findings, f"skipped {error}")
+        if not found:
+            raise DataError(_nothing_usable(index.folder, len(index.names), list(findings)))
+        return rows, dict(reversed(found.items())), findings
+
     def _hold_out(self, recordings: Recordings) -> tuple[Recordings, Recordings, tuple[str, ...]]:
-        if len(recordings) < 2:
+        kept, findings = self._held_out(len(recordings))
+        names = list(recordings)
+        train, validation = ({name: recordings[name] for name in part} for part in (names[:-kept], names[-kept:]))
+        return train, validation, findings
+
+    def _held_out(self, usable: int) -> tuple[int, tuple[str, ...]]:
+        """Return how many recordings validate, and what there is to say of it."""
+        if usable < 2:
             raise DataError(
                 f"{self.path}: one usable recording; at least two are needed, to train on and to validate on"
             )
         wanted = self.validation_files
-        kept = wanted if wanted < len(recordings) else len(recordings) // 2
-        names = list(recordings)
-        train, validation = ({name: recordings[name] for name in part} for part in (names[:-kept], names[-kept:]))
-        fewer = f"validation_files is {wanted}, and there are {len(names)} recordings: only {kept} of them validate"
-        return train, validation, (fewer,) if kept < wanted else ()
+        if wanted < usable:
+            return wanted, ()
+        kept = usable // 2
+        return kept, (f"validation_files is {wanted}, and there are {usable} recordings: only {kept} of them validate",)
 
-    def _read(self, folder: Path, context: DataContext) -> tuple[Recordings, tuple[str, ...]]:
-        files = _audio_files(folder)
+    def _read(self, index: RecordingIndex, context: DataContext) -> tuple[Recordings, tuple[str, ...]]:
         recordings: Recordings = {}
         skipped: list[str] = []
-        with context.reporter.task("reading recordings", len(files)) as task:
-            for file in files:
+        with context.reporter.task("reading recordings", len(index.names)) as task:
+            for name in index.names:
                 try:
-                    recordings[file.relative_to(folder).as_posix()] = self._recording(file)
+                    recordings[name] = self.recording(index.folder / name)
                 except DataError as error:
                     skipped.append(str(error))
                 task.advance()
         if not recordings:
-            raise DataError(_nothing_usable(folder, len(files), skipped))
+            raise DataError(_nothing_usable(index.folder, len(index.names), skipped))
         return recordings, tuple(f"skipped {reason}" for reason in skipped)
 
-    def _recording(self, file: Path) -> FloatArray:
+    def recording(self, file: Path) -> FloatArray:
+        """Return a file's audio (samples,).
+
+        Raises:
+            DataError: broken, too short or silent.
+        """
         audio = read_recording(file, self.mel.sample_rate, self.max_seconds)
         check_audible(str(file), audio, self.mel.sample_rate, self.min_seconds)
         return audio
+
+    def training_sample(self, name: str, audio: FloatArray, variant: int, given: VocoderInputs) -> Sample:
+        """Return one of the samples that are made of a recording: all shifts of the first pitch come first."""
+        pitch, shift = divmod(variant, len(self.f0_shifts))
+        made = self._training_sample(name, audio, self.mel.sample_rate, self.pitches[pitch], given)
+        return next(islice(made, shift, None))
 
     def _training_samples(self, recordings: Recordings, given: VocoderInputs) -> Iterable[Sample]:
         for name, audio in recordings.items():
             for pitch in self.pitches:
                 yield from self._training_sample(name, audio, self.mel.sample_rate, pitch, given)
-
-
-def _audio_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: expected a folder of wav, flac or ogg files; there is none of that name")
-    found = (file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
-    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
 
 
 def _nothing_usable(folder: Path, looked_at: int, reasons: list[str]) -> str:
@@ -130,3 +241,9 @@ def _unseen(train: Recordings, validation: Recordings) -> Recordings:
 
 def _left_out(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"not trained on {name}: validation holds the same recording" for name in sorted(names))
+
+
+def _counted(findings: Sequence[str]) -> tuple[str, ...]:
+    """Return the first of many findings, and how many more there are."""
+    more = len(findings) - _REASONS_SHOWN
+    return (*findings[:_REASONS_SHOWN], *([f"and {more} more like these"] if more > 0 else []))

@@ -117,5 +117,7 @@ class SpeechSource(DataSource, ABC):
     def _amount(self, samples: tuple[Sample, ...]) -> str:
         # The mel is by far the largest of a sample's inputs.
         sizes = (max(array.size for array in sample.inputs.values()) for sample in samples)
-        frames = sum(sizes) / self.mel.n_mels
-        return f"{len(samples)} utterances ({frames * self.mel.hop_length / self.mel.sample_rate:.0f} s)"
+        return self._in_words(len(samples), sum(sizes) / self.mel.n_mels)
+
+    def _in_words(self, samples: int, frames: float) -> str:
+        return f"{samples} utterances ({frames * self.mel.hop_length / self.mel.sample_rate:.0f} s)"

@@ -7,6 +7,7 @@ it is asked for, against discriminators.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -72,6 +73,20 @@ class Distillation(Strategy):
     )
     max_minutes: float | None = Field(
         default=None, gt=0, description="shorten the schedule to this on a slow machine; null never does"
+    )
+
+    teacher_signals: Literal["auto", "recorded", "on-the-fly"] = Field(
+        default="auto",
+        description="whether the teacher runs once over whole samples or on each segment anew; 'auto': recorded where "
+        "`memory_gb` holds it all, else whichever a measurement finds faster",
+    )
+    memory_gb: float = Field(default=2.0, ge=0.0, description="recorded signals that are held in memory at most")
+    # Where recordings lie changes nothing of what is trained: no part of a training's identity.
+    cache_gb: float = Field(
+        default=4.0, ge=0.0, exclude=True, description="recorded signals that are kept on disk at most"
+    )
+    cache_dir: Path | None = Field(
+        default=None, exclude=True, description="folder of recorded signals; null: in the user's cache folder"
     )
 
     @model_validator(mode="after")

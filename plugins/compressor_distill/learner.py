@@ -14,7 +14,7 @@ from compressor_distill.health import Health
 from compressor_distill.objective import Objective
 from compressor_distill.phases import Phase
 from compressor_distill.processor import Precision
-from compressor_distill.teacher_signals import Batch
+from compressor_distill.teacher_run import Batch
 
 if TYPE_CHECKING:
     from compressor_distill.distillation import Distillation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from compressor.portable_graph import PortableGraph
 from compressor.progress import Reporter
 from compressor.strategy import StageContext
 from compressor.tensor_spec import TensorSpec
+from compressor_distill.teacher_signals import Keeping
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -50,6 +51,13 @@ class Lesson:
             workdir=context.workdir,
             reporter=context.reporter,
         )
+
+    @property
+    def keeping(self) -> Keeping:
+        """How the teacher's signals are kept."""
+        options = self.options
+        kept = Keeping(self.teacher_sha256, options.teacher_signals, options.memory_gb, options.cache_gb)
+        return kept if options.cache_dir is None else replace(kept, folder=options.cache_dir)
 
     @property
     def checkpoint(self) -> Path:

@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from compressor.loss import Loss
 from compressor_distill.feature_points import Point, PointRunner, student_inputs
-from compressor_distill.teacher_signals import Batch
+from compressor_distill.teacher_run import Batch
 
 
 class Objective(nn.Module):
@@ -43,9 +43,9 @@ class Objective(nn.Module):
 
         With `blocks_apart` each block reads the teacher's features, where they are as wide as the student's.
         """
-        given = {point.name: batch.features[point.name] for point in self.points if point.same_width}
+        shared = [point.name for point in self.points if point.same_width] if blocks_apart else []
         inputs = _channels_last(student_inputs(self.student, batch.inputs))
-        output = self.runner.forward(inputs, given if blocks_apart else None)
+        output = self.runner.forward(inputs, {name: batch.features[name] for name in shared})
         return output.float().reshape(batch.output.shape), dict(self.runner.found)
 
     def terms(

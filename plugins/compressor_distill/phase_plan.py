@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from compressor_distill.distillation import Distillation
 
+BLOCK_WISE = "block-wise"
+
 
 @dataclass(frozen=True)
 class PlannedPhase:
@@ -31,6 +33,11 @@ class PlannedPhase:
     schedule: Schedule
 
     @property
+    def compares_features(self) -> bool:
+        """Say whether the teacher's features are looked at in it."""
+        return self.label == BLOCK_WISE or self.options.feature_weight > 0
+
+    @property
     def adversarial(self) -> bool:
         """Say whether discriminators judge in it."""
         return isinstance(self.options, AdversarialPhase)
@@ -39,7 +46,7 @@ class PlannedPhase:
 def planned_phases(options: Distillation) -> list[PlannedPhase]:
     """Return the phases in order; each has its share, by steps, of the time that is allowed."""
     named: list[tuple[str, Phase]] = [
-        ("block-wise", options.block_wise),
+        (BLOCK_WISE, options.block_wise),
         ("end-to-end", options.end_to_end),
         ("adversarial", options.adversarial),
     ]

@@ -1,44 +1,54 @@
 """What the teacher puts out, and computes on the way, for training samples; and random segments of it.
 
-The teacher runs once over each sample, when a segment of it is first asked for: training starts at once, and a short
-one pays for what it sees only. Tensors are kept in half precision with channels last, so that a segment is one block
-of memory.
+Where the signals of all samples fit into memory, the teacher runs once over each sample, when a segment of it is first
+asked for. Where they do not, whole samples are recorded on disk, or the teacher runs on every segment anew: whichever
+takes less time for what a phase of training asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.fx import GraphModule
 
+from compressor.cache_folder import default_cache_dir
 from compressor.dataset import Sample
-from compressor.errors import DataError
 from compressor.graph_editing import output_specs
-from compressor.segments import can_be_cut, cut, length_of, stretch
+from compressor.progress import Reporter, SilentReporter
+from compressor.segments import can_be_cut
+from compressor.segments import cut as cut_inputs
 from compressor.tensor_spec import TensorSpec
-from compressor_distill.feature_points import PointRunner
+from compressor_distill.recorded_signals import RecordedInMemory, RecordedOnDisk
+from compressor_distill.signal_cache import SignalCache
+from compressor_distill.signal_timing import Timing
+from compressor_distill.teacher_run import Batch, Signals, TeacherRun, stacked
+from compressor_distill.training_inputs import Cut, Seed, TrainingInputs
+
+
+class Way(Protocol):
+    """How signals are come by."""
+
+    def lacks(self, cut: Cut, *, features: bool) -> bool:
+        """Say whether a segment's sample itself is needed."""
+
+    def pieces(self, cuts: Sequence[Cut], *, features: bool) -> list[Signals]:
+        """Return the signals of segments."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Segments of several samples: inputs and output in the teacher's shapes, features (batch, channels, 1, time)."""
+class Keeping:
+    """How signals are kept."""
 
-    inputs: tuple[Tensor, ...]
-    output: Tensor
-    features: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class _Signals:
-    inputs: tuple[Tensor, ...]
-    output: Tensor
-    features: Mapping[str, Tensor]
-    """By point, (time, channels)."""
-    size: int
+    teacher: str
+    """Hash that names the teacher, where recordings of several lie together."""
+    way: Literal["auto", "recorded", "on-the-fly"] = "auto"
+    memory_gb: float = 2.0
+    cache_gb: float = 4.0
+    folder: Path = field(default_factory=lambda: default_cache_dir() / "teacher-signals")
 
 
 class TeacherSignals:
@@ -56,74 +66,70 @@ class TeacherSignals:
         device: torch.device,
         samples: Sequence[Sample],
         segment: int,
+        keeping: Keeping,
+        reporter: Reporter | None = None,
     ) -> None:
-        self.specs = specs
-        self.made = output_specs(teacher)[0]
-        self.points = points
-        self.device = device
+        self.keeping = keeping
+        self.reporter = reporter or SilentReporter()
         self.segment = segment
-        self.runner = PointRunner(teacher, points)
-        inputs = [tuple(torch.from_numpy(sample.inputs[spec.name]) for spec in specs) for sample in samples]
-        self.inputs = [each for each in inputs if not self.segmented or self._size(each) >= segment]
-        self.recorded: dict[int, _Signals] = {}
-        if not self.inputs:
-            raise DataError(
-                f"all {len(samples)} training samples are shorter than one segment of {segment}; "
-                "use longer recordings or a smaller segment"
-            )
+        made = output_specs(teacher)[0]
+        # Inputs have a time axis, and the output has it last.
+        self.segmented = made.time_axis == len(made.shape) - 1 and can_be_cut(specs)
+        self.run = TeacherRun(teacher, points, device)
+        self.inputs = TrainingInputs(samples, specs, segment if self.segmented else None)
+        self.memory = RecordedInMemory(self.run, self.inputs)
+        cache = SignalCache(self.keeping.folder, self.keeping.cache_gb * 1e9)
+        self.disk = RecordedOnDisk(self.run, self.inputs, cache, self.keeping.teacher)
+        self.way: Way = self.memory
+        self.features = True
 
-    @property
-    def segmented(self) -> bool:
-        """Say whether segments can be cut from samples: inputs have a time axis, and the output has it last."""
-        return self.made.time_axis == len(self.made.shape) - 1 and can_be_cut(self.specs)
+    def begin(self, batches: int, count: int, *, features: bool) -> None:
+        """Settle how the signals of so many batches are come by, and say so where it is worth knowing.
 
-    def _size(self, inputs: tuple[Tensor, ...]) -> int:
-        """Return the length of a sample: that of the input of the lowest rate."""
-        return length_of(inputs, self.specs) if can_be_cut(self.specs) else 1
+        Without `features` batches have none, and none are recorded.
+        """
+        self.features = features and bool(self.run.points)
+        bytes_per_step = self._bytes_per_step()
+        fits = bytes_per_step * float(self.inputs.sizes.sum()) <= self.keeping.memory_gb * 1e9
+        if fits and self.keeping.way != "on-the-fly":
+            self.way = self.memory
+            return
+        self.memory.recorded.clear()
+        if self.keeping.way == "recorded":
+            self.way = self.disk
+            self.reporter.say(f"the teacher's signals are recorded in {self.disk.cache.folder}")
+            return
+        timing = Timing(self.disk, count, features=self.features)
+        self.way = timing.on_the_fly
+        message = f"the teacher runs on each segment, {timing.says_context}"
+        if self.keeping.way == "auto":
+            recorded, on_the_fly = timing.seconds(batches * count, bytes_per_step)
+            self.way = self.disk if recorded <= on_the_fly else timing.on_the_fly
+            message = timing.says_choice(recorded, on_the_fly)
+        self.reporter.say(message)
 
-    def _signals(self, index: int) -> _Signals:
-        if index not in self.recorded:
-            self.recorded[index] = self._run(self.inputs[index])
-        return self.recorded[index]
+    def batch(self, seed: Seed, count: int, part: tuple[int, int] = (0, 1)) -> Batch:
+        """Return random segments; the seed alone decides which, and long samples are taken more often.
 
-    def _run(self, inputs: tuple[Tensor, ...]) -> _Signals:
-        with torch.no_grad():
-            output = self.runner.forward(tuple(value.to(self.device) for value in inputs))
-        features = {
-            name: value.flatten(1, -2)[0].to(torch.float16).T.contiguous().cpu()
-            for name, value in self.runner.found.items()
-        }
-        return _Signals(inputs, output[0].cpu(), features, self._size(inputs))
+        Of several processes that train together each gets a `part` (index, of) of the same `count` segments: those
+        from `index` on, every `of`th. The next batch is expected to have the same seed but for its last number, one
+        more: another loses time only.
+        """
+        cuts = self.inputs.planned(seed, count, part, lambda cut: self.way.lacks(cut, features=self.features))
+        return stacked(self.way.pieces(cuts, features=self.features), self.run.device)
 
     @property
     def megabytes(self) -> float:
-        """Memory taken by the features recorded so far."""
-        return sum(value.nbytes for each in self.recorded.values() for value in each.features.values()) / 1e6
+        """Memory taken by the signals recorded so far."""
+        return sum(each.nbytes for each in self.memory.recorded.values()) / 1e6
 
-    def batch(self, seed: tuple[int, ...], count: int, part: tuple[int, int] = (0, 1)) -> Batch:
-        """Cut `count` random segments; long samples are taken more often, so that every moment is as likely."""
-        generator = np.random.default_rng(list(seed))
-        sizes = np.array([self._size(inputs) for inputs in self.inputs], float)
-        chosen = generator.choice(len(sizes), count, p=sizes / sizes.sum())
-        cuts = [self._cut(self._signals(int(index)), generator) for index in chosen][part[0] :: part[1]]
-        inputs = tuple(torch.cat(parts).to(self.device) for parts in zip(*(cut.inputs for cut in cuts), strict=True))
-        output = torch.stack([cut.output for cut in cuts]).to(self.device)
-        features = {
-            name: torch.stack([cut.features[name] for cut in cuts]).to(self.device).float().unsqueeze(1)
-            for name in self.points
-        }
-        # (batch, 1, time, channels) -> (batch, channels, 1, time) without moving memory
-        return Batch(inputs, output, {name: value.permute(0, 3, 1, 2) for name, value in features.items()})
-
-    def _cut(self, signals: _Signals, generator: np.random.Generator) -> _Signals:
-        if not self.segmented:
-            return signals
-        segment = self.segment
-        start = int(generator.integers(0, signals.size - segment + 1))
-
-        return _Signals(
-            cut(signals.inputs, self.specs, start, segment),
-            stretch(signals.output, -1, signals.size, start, segment),
-            {name: stretch(value, 0, signals.size, start, segment) for name, value in signals.features.items()},
-            segment,
-        )
+    def _bytes_per_step(self) -> float:
+        """Return what recording takes for each step of a sample, found on a segment."""
+        given = self.inputs[0]
+        if self.inputs.segment is not None:
+            given = cut_inputs(given, self.inputs.specs, 0, self.inputs.segment)
+        size = self.inputs.length(given)
+        signals = self.run.whole(given, size, features=self.features)
+        # Samples in memory are held anyway.
+        own = sum(value.nbytes for value in given) if self.inputs.lazy is not None else 0
+        return (signals.nbytes + own) / size

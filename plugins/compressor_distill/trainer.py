@@ -104,7 +104,10 @@ class Trainer:
 
     def _signals(self, segment: int) -> TeacherSignals:
         names = tuple(point.name for point in self.points)
-        return TeacherSignals(self.teacher, self.lesson.inputs, names, self.device, self.lesson.data.train, segment)
+        lesson = self.lesson
+        return TeacherSignals(
+            self.teacher, lesson.inputs, names, self.device, lesson.data.train, segment, lesson.keeping, lesson.reporter
+        )
 
     def _say_what_comes(self, signals: TeacherSignals) -> None:
         points = ", ".join(map(str, self.points)) or "none: only outputs are compared"
@@ -138,6 +141,8 @@ class Trainer:
     def _start_phase(
         self, index: int, phase: PlannedPhase, signals: TeacherSignals, saved: dict[str, Any] | None
     ) -> None:
+        left = phase.options.steps - (saved["progress"]["step"] if saved else 0)
+        signals.begin(left, self._batch_size(phase) // self.company.of, features=phase.compares_features)
         self.learner = learner_for(self.options, phase, self.student, self.points, self.company, self.precision)
         if saved is not None:
             self._restore(saved)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ MakeFolder = Callable[..., Path]
 LJ = Path(__file__).parents[3] / "shared" / "speech" / "lj"
 
 
-def names(samples: tuple[Sample, ...]) -> list[str]:
+def names(samples: Sequence[Sample]) -> list[str]:
     return [sample.name for sample in samples]
 
 
@@ -69,7 +69,7 @@ def test_skips_and_tells(recordings: MakeFolder, context: DataContext, speech_li
     soundfile.write(folder / "short.flac", speech_like(0.1), 22050)
     soundfile.write(folder / "silent.wav", np.full(30000, 0.0005), 22050)
     data = SpeechFolder(path=folder, validation_files=1).load(context)
-    assert names(data.train + data.validation) == ["00.wav", "01.wav", "deeper/more.ogg"]
+    assert names([*data.train, *data.validation]) == ["00.wav", "01.wav", "deeper/more.ogg"]
     assert [finding.rsplit("/", 1)[1].split(":")[0] for finding in data.findings] == [
         "broken.wav",
         "short.flac",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def test_a_graph_of_plain_convolutions_and_what_it_lost(tiny_teacher: Teacher, t
     assert outcome.findings[0].message.endswith("of the output's energy is lost, 576 weights added")
 
 
-def layer_error(model: nn.Module, student: nn.Module, samples: tuple[Sample, ...]) -> float:
+def layer_error(model: nn.Module, student: nn.Module, samples: Sequence[Sample]) -> float:
     """Return the error's share of the output's energy over samples, from torch's own layers."""
     wanted, found = (
         torch.cat([net(torch.from_numpy(sample.inputs["input_1"])).detach().flatten() for sample in samples])
