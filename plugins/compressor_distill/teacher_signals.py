@@ -28,6 +28,8 @@ from compressor_distill.signal_timing import Timing
 from compressor_distill.teacher_run import Batch, Signals, TeacherRun, stacked
 from compressor_distill.training_inputs import Cut, Seed, TrainingInputs
 
+Settled = Literal["in-memory", "recorded", "on-the-fly"]
+
 
 class Way(Protocol):
     """How signals are come by."""
@@ -83,30 +85,33 @@ class TeacherSignals:
         self.way: Way = self.memory
         self.features = True
 
-    def begin(self, batches: int, count: int, *, features: bool) -> None:
+    def begin(self, batches: int, count: int, *, features: bool, settled: Settled | None = None) -> Settled:
         """Settle how the signals of so many batches are come by, and say so where it is worth knowing.
 
-        Without `features` batches have none, and none are recorded.
+        Without `features` batches have none, and none are recorded. What was `settled` before, or in another process,
+        is kept to: a clock decided it, and the ways differ in the last digits.
         """
         self.features = features and bool(self.run.points)
         bytes_per_step = self._bytes_per_step()
         fits = bytes_per_step * float(self.inputs.sizes.sum()) <= self.keeping.memory_gb * 1e9
-        if fits and self.keeping.way != "on-the-fly":
+        if settled == "in-memory" or (settled is None and fits and self.keeping.way != "on-the-fly"):
             self.way = self.memory
-            return
+            return "in-memory"
         self.memory.recorded.clear()
-        if self.keeping.way == "recorded":
+        asked = settled or self.keeping.way
+        if asked == "recorded":
             self.way = self.disk
             self.reporter.say(f"the teacher's signals are recorded in {self.disk.cache.folder}")
-            return
+            return "recorded"
         timing = Timing(self.disk, count, features=self.features)
         self.way = timing.on_the_fly
         message = f"the teacher runs on each segment, {timing.says_context}"
-        if self.keeping.way == "auto":
+        if asked == "auto":
             recorded, on_the_fly = timing.seconds(batches * count, bytes_per_step)
             self.way = self.disk if recorded <= on_the_fly else timing.on_the_fly
             message = timing.says_choice(recorded, on_the_fly)
         self.reporter.say(message)
+        return "recorded" if self.way is self.disk else "on-the-fly"
 
     def batch(self, seed: Seed, count: int, part: tuple[int, int] = (0, 1)) -> Batch:
         """Return random segments; the seed alone decides which, and long samples are taken more often.

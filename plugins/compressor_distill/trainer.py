@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,31 +22,15 @@ from compressor_distill.lesson import Lesson
 from compressor_distill.phase_plan import PlannedPhase, learner_for, planned_phases
 from compressor_distill.processor import chosen_precision
 from compressor_distill.running_average import RunningAverage, weights_on_cpu
-from compressor_distill.teacher_signals import TeacherSignals
+from compressor_distill.teacher_signals import Settled, TeacherSignals
 from compressor_distill.training_log import TrainingLog
+from compressor_distill.training_progress import Progress
 from compressor_distill.validation import Validated, Validation
 
 if TYPE_CHECKING:
     from compressor.report import CurvePoint
 
 MOST_SETBACKS = 4
-
-
-@dataclass
-class Progress:
-    """Where a training stands; goes into checkpoints."""
-
-    phase: int = 0
-    step: int = 0
-    """Steps done in the phase."""
-    seconds: float = 0.0
-    """Time spent in all phases, over all interruptions."""
-    best_score: float = math.inf
-    best_step: str = ""
-    level_at_start: float = 0.0
-    """Energy of the output against the teacher's before training, in dB."""
-    setbacks: int = 0
-    """How often the training went wrong and was taken back; each halves the learning rate."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: what was best is kept
@@ -80,6 +63,9 @@ class Trainer:
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.notes: list[Finding] = []
+        self.signals: dict[int, TeacherSignals] = {}
+        self.multiple = 1
+        self.settled: Settled | None = None
         self.validation: Validation
         self.learner: Learner
 
@@ -92,22 +78,26 @@ class Trainer:
             self.validation = Validation(
                 self.lesson.data.validation, self.teacher, self.lesson.inputs, self.options.losses, self.company
             )
-            multiple = stack.enter_context(training_form(self.student))
-            signals = self._signals(max(multiple, self.options.segment // multiple * multiple))
-            self._say_what_comes(signals)
+            self.multiple = stack.enter_context(training_form(self.student))
+            self._say_what_comes(self._signals(self.options.segment))
             stack.enter_context(self.log)
-            self._run_phases(signals)
+            self._run_phases()
         self.student.load_state_dict(self.best)
         self.student.cpu().eval().to(memory_format=torch.contiguous_format)
         self.notes.append(Finding(f"the weights of {self.progress.best_step} were best in validation and are kept"))
         return StageOutcome(self.student, tuple(self.notes), tuple(self.log.curve))
 
-    def _signals(self, segment: int) -> TeacherSignals:
-        names = tuple(point.name for point in self.points)
-        lesson = self.lesson
-        return TeacherSignals(
-            self.teacher, lesson.inputs, names, self.device, lesson.data.train, segment, lesson.keeping, lesson.reporter
-        )
+    def _signals(self, asked: int) -> TeacherSignals:
+        """Return the teacher's signals in segments of about the length that is asked for: all convolutions fold it."""
+        segment = max(self.multiple, asked // self.multiple * self.multiple)
+        if segment not in self.signals:
+            names = tuple(point.name for point in self.points)
+            lesson = self.lesson
+            self.signals[segment] = TeacherSignals(
+                self.teacher, lesson.inputs, names, self.device, lesson.data.train, segment, lesson.keeping,
+                lesson.reporter,
+            )  # fmt: skip
+        return self.signals[segment]
 
     def _say_what_comes(self, signals: TeacherSignals) -> None:
         points = ", ".join(map(str, self.points)) or "none: only outputs are compared"
@@ -121,16 +111,18 @@ class Trainer:
         self.notes.append(Finding(message))
         self.lesson.reporter.say(message)
 
-    def _run_phases(self, signals: TeacherSignals) -> None:
+    def _run_phases(self) -> None:
         own = load_checkpoint(self.lesson.checkpoint, self.lesson.identity) if self.company.leads else None
         saved: dict[str, Any] | None = self.company.agreed(own)
-        check_judged(self.options.adversarial, signals.batch((self.lesson.seed, 0, 0), 1).output)
+        judged = self._signals(self.options.adversarial.segment or self.options.segment)
+        check_judged(self.options.adversarial, judged.batch((self.lesson.seed, 0, 0), 1).output)
         if saved is None:
             self._validate("start")
         first = saved["progress"]["phase"] if saved else 0
         for index, phase in enumerate(self.phases):
             if index < first or not phase.options.steps:
                 continue
+            signals = self._signals(phase.options.segment or self.options.segment)
             self._start_phase(index, phase, signals, saved if index == first else None)
             try:
                 self._run_phase(phase, signals)
@@ -142,7 +134,7 @@ class Trainer:
         self, index: int, phase: PlannedPhase, signals: TeacherSignals, saved: dict[str, Any] | None
     ) -> None:
         left = phase.options.steps - (saved["progress"]["step"] if saved else 0)
-        signals.begin(left, self._batch_size(phase) // self.company.of, features=phase.compares_features)
+        self._settle(phase, signals, left, saved["settled"] if saved else None)
         self.learner = learner_for(self.options, phase, self.student, self.points, self.company, self.precision)
         if saved is not None:
             self._restore(saved)
@@ -153,6 +145,15 @@ class Trainer:
             self.progress.best_score = math.inf
         if self.learner.objective.projections:
             self.learner.fit_projections(signals.batch((self.lesson.seed, index, 0), self._batch_size(phase)))
+
+    def _settle(self, phase: PlannedPhase, signals: TeacherSignals, steps: int, settled: Settled | None) -> None:
+        """Let the first process settle how the teacher's signals are come by, and the others keep to it."""
+        amount = steps, self._batch_size(phase) // self.company.of
+        if self.company.leads:
+            settled = signals.begin(*amount, features=phase.compares_features, settled=settled)
+        self.settled = self.company.agreed(settled)
+        if not self.company.leads:
+            signals.begin(*amount, features=phase.compares_features, settled=self.settled)
 
     def _batch_size(self, phase: PlannedPhase) -> int:
         return phase.options.batch_size or self.options.batch_size
@@ -263,6 +264,7 @@ class Trainer:
             "learner": self.learner.state(),
             "average": self.average.state(),
             "best": self.best,
+            "settled": self.settled,
             "curve": [point.model_dump() for point in self.log.curve],
             "log": self.log.state(),
             "notes": [note.message for note in self.notes],

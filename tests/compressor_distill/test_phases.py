@@ -25,7 +25,7 @@ from compressor.loss import Loss
 from compressor.strategy import StageContext, StageOutcome
 from compressor.teacher_loading import Teacher
 from tests.compressor_distill.short_training import Interrupting, assert_equal_weights, distillation, weights_of
-from tests.tiny_vocoder import OutputL1
+from tests.tiny_vocoder import HOP, OutputL1
 
 
 def test_a_batch_in_parts_is_the_same_batch(student: GraphModule, tiny_context: StageContext) -> None:
@@ -42,6 +42,20 @@ def test_a_batch_in_parts_is_the_same_batch(student: GraphModule, tiny_context: 
 def test_a_batch_that_does_not_divide_is_refused() -> None:
     with pytest.raises(ValidationError, match="batch_size 2 cannot be computed in 3 equal parts"):
         distillation(accumulate=3)
+
+
+def test_a_phase_has_its_own_segment(student: GraphModule, tiny_context: StageContext) -> None:
+    lengths: list[int] = []
+
+    class Measuring(OutputL1):
+        def compute(self, student: Tensor, teacher: Tensor) -> Tensor:
+            if student.requires_grad:
+                lengths.append(student.shape[-1])
+            return super().compute(student, teacher)
+
+    options = distillation(losses=[Measuring()], end_to_end={"steps": 2, "segment": 24, "feature_weight": 0.0})
+    options.apply(copy_graph(student), tiny_context)
+    assert lengths == [12 * HOP] * 6 + [24 * HOP] * 2
 
 
 def test_a_phase_has_its_own_batch(student: GraphModule, tiny_context: StageContext) -> None:
