@@ -12,7 +12,7 @@ from compressor_distill.feature_points import PointRunner
 from compressor_distill.on_the_fly import TOLERANCE, OnTheFly
 from compressor_distill.recorded_signals import RecordedOnDisk
 from compressor_distill.teacher_run import Batch
-from compressor_distill.teacher_signals import Keeping, TeacherSignals
+from compressor_distill.teacher_signals import Keeping, Settled, TeacherSignals
 from compressor_distill.training_inputs import TrainingInputs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -287,6 +287,18 @@ def test_memory_is_taken_where_it_holds_everything(
     assert too_little.way is not too_little.memory
     assert len(reporter.lines) == 1
     assert "in all" in reporter.lines[0]
+
+
+@pytest.mark.parametrize("settled", ["in-memory", "recorded", "on-the-fly"])
+@pytest.mark.parametrize("memory_gb", [0.0, 1.0])
+def test_what_was_settled_is_kept_to(
+    settled: Settled, memory_gb: float, tiny_teacher: Teacher, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    signals, _ = begun(tiny_teacher, tiny_dataset, Keeping("", "auto", memory_gb, 1.0, tmp_path))
+    assert signals.begin(100, 4, features=True, settled=settled) == settled
+    ways = {"in-memory": signals.memory, "recorded": signals.disk}
+    assert signals.way is ways.get(settled, signals.way)
+    assert isinstance(signals.way, OnTheFly) == (settled == "on-the-fly")
 
 
 def test_what_segments_do_not_tell_is_recorded(tiny_teacher: Teacher, tiny_dataset: Dataset, tmp_path: Path) -> None:
