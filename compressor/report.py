@@ -120,6 +120,8 @@ class ListeningSample(_Record):
 class CurvePoint(_Record):
     """One point of training: losses at a step; `phase` is `block-wise` or `end-to-end`."""
 
+    stage: str = ""
+    """Label of the stage that trained; the core fills it in."""
     phase: str
     step: int
     seconds: float
@@ -159,6 +161,8 @@ class Report(_Record):
     export_checks: tuple[ExportCheck, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
     samples: tuple[ListeningSample, ...] = ()
+    validation_samples: tuple[str, ...] = ()
+    """Names of the samples that `Measurement.scores` are of, in their order."""
     sample_rate: int | None = None
     environment: dict[str, str] = {}
     recipe: str = ""
