@@ -66,7 +66,7 @@ def read_run(folder: Path) -> FinishedRun:
     except ValidationError as error:
         raise RunFolderError(
             f"{path} is damaged or of another version: {_first_problem(error)}. Its `compress run` with --resume "
-            "writes it anew from the trained weights."
+            "writes it anew, and trains again only where another version had trained."
         ) from error
 
 
