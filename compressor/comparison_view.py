@@ -81,8 +81,8 @@ def limit_rows(comparison: Comparison) -> tuple[LimitRow, ...]:
             name=f"{each.kind}: {each.metric}",
             a=_judged(each.a, units.get(each.metric, "")),
             b=_judged(each.b, units.get(each.metric, "")),
-            a_met=each.a and each.a.met,
-            b_met=each.b and each.b.met,
+            a_met=each.a.met if each.a else None,
+            b_met=each.b.met if each.b else None,
         )
         for each in comparison.limits
     )

@@ -205,7 +205,7 @@ class StageLine:
     def look_ahead(self) -> None:
         """Try out the structural stages to come, and tell which limits they will miss."""
         rehearsal = Rehearsal(self.bench, self.plan.stages[len(self.records) :], self.student)
-        for warning in look_ahead(rehearsal, spent=self.spending and self.spending.choices):
+        for warning in look_ahead(rehearsal, spent=self.spending.choices if self.spending else None):
             self.bench.reporter.say(warning)
 
     def run_to(self, end: int, folder: RunFolder | None) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ SCORES = {
     "stoi/recording": (0.78, 0.80, 0.82, 0.84, 0.79, 0.81, 0.83, 0.85),
 }
 WOBBLE = (0.01, 0.012, 0.009, 0.011, 0.01, 0.013, 0.008, 0.01)
+NONE: Mapping[str, tuple[float | None, ...]] = {}
 RECIPE = """\
 teacher: vocoder.onnx
 budget: {macs: 30%}
@@ -47,7 +48,7 @@ def scored(metric: str, scores: tuple[float | None, ...]) -> Measurement:
     )
 
 
-def measured(by: float = 0.0, **changes: tuple[float | None, ...]) -> dict[str, Any]:
+def measured(by: float = 0.0, changes: Mapping[str, tuple[float | None, ...]] = NONE) -> dict[str, Any]:
     """Return what a run was measured by: every score of the example raised by about as much."""
     scores = {metric: tuple(x + by * w for x, w in zip(row, WOBBLE, strict=True)) for metric, row in SCORES.items()}
     return {"finished": tuple(scored(metric, row) for metric, row in {**scores, **changes}.items())}
@@ -74,7 +75,7 @@ def compress(*arguments: str | Path) -> Result:
 
 def said(found: Comparison, metric: str) -> tuple[bool | None, str]:
     (figure,) = (each for each in found.quality if each.metric == metric)
-    return figure.difference and figure.difference.beyond_chance, figure.why_none
+    return (figure.difference.beyond_chance if figure.difference else None), figure.why_none
 
 
 differences = st.lists(st.floats(-100, 100).map(lambda x: round(x, 3)), min_size=FEWEST_PAIRS, max_size=12)
@@ -113,7 +114,7 @@ def test_too_few_pairs_say_nothing() -> None:
 
 def test_differences_beyond_chance_are_told_from_others(made: Callable[..., FinishedRun]) -> None:
     luck = tuple(x + sign * 0.01 for x, sign in zip(SCORES["mel-l1"], (1, -1, 1, -1, 1, -1, 1, -1), strict=True))
-    found = compare(made("a"), made("b", **measured(1.0, **{"mel-l1": luck})))
+    found = compare(made("a"), made("b", **measured(1.0, {"mel-l1": luck})))
     assert said(found, "stoi") == (True, "")
     assert said(found, "mel-l1") == (False, "")
     (stoi,) = (each.difference for each in found.quality if each.metric == "stoi")
@@ -124,7 +125,7 @@ def test_differences_beyond_chance_are_told_from_others(made: Callable[..., Fini
 
 def test_scores_are_paired_by_name(made: Callable[..., FinishedRun]) -> None:
     turned = {metric: tuple(reversed(row)) for metric, row in SCORES.items()}
-    found = compare(made("a"), made("b", validation_samples=tuple(reversed(NAMES)), **measured(**turned)))
+    found = compare(made("a"), made("b", validation_samples=tuple(reversed(NAMES)), **measured(changes=turned)))
     for figure in found.quality:
         assert figure.difference is not None
         assert (figure.difference.mean, figure.difference.beyond_chance) == (0.0, False)
@@ -141,7 +142,7 @@ def test_why_utterances_are_not_compared(made: Callable[..., FinishedRun]) -> No
     assert said(few, "stoi") == (None, "utterances in both runs: 5; it takes 6")
     assert said(few, "mel-l1") == (None, "not measured in both runs")
     gaps = tuple(None if at < 3 else score for at, score in enumerate(SCORES["stoi"]))
-    assert said(compare(first, made("gaps", **measured(stoi=gaps))), "stoi")[1].endswith("5; it takes 6")
+    assert said(compare(first, made("gaps", **measured(changes={"stoi": gaps}))), "stoi")[1].endswith("5; it takes 6")
 
 
 def test_utterances_of_one_name_may_be_others(made: Callable[..., FinishedRun]) -> None:
