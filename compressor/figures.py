@@ -51,6 +51,14 @@ def share_in_words(part: float, whole: float) -> str:
     return f"{_digits(100 * part / whole)}%" if whole else NOTHING
 
 
+def change_in_words(before: float, after: float) -> str:
+    """Return by what share of `before` a number changed, such as `-12.3%` or `+4%`; a dash where there is no share."""
+    if not before or not math.isfinite(before):
+        return NOTHING
+    share = _digits(100 * (after / before - 1))
+    return f"{share if share.startswith('-') or share == '0' else f'+{share}'}%"
+
+
 def ratio_in_words(numerator: float, denominator: float) -> str:
     """Return `numerator / denominator` as a multiple, such as `3.4×`; a dash where it is undefined."""
     return f"{_digits(numerator / denominator)}{TIMES}" if denominator else NOTHING

@@ -13,7 +13,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    SerializeAsAny,
+    PlainSerializer,
     Tag,
     ValidationInfo,
 )
@@ -94,5 +94,10 @@ def _resolve_loss(value: object, info: ValidationInfo) -> object:
     return resolve(value, info, "losses", Loss)
 
 
-NamedLoss = Annotated[SerializeAsAny[Loss], BeforeValidator(_resolve_loss)]
+def _as_written(loss: Loss) -> dict[str, object]:
+    # Without its name a fingerprint would take one loss for another, and a report would not say which it was.
+    return {loss.name: loss.model_dump(mode="json")}
+
+
+NamedLoss = Annotated[Loss, BeforeValidator(_resolve_loss), PlainSerializer(_as_written)]
 """The type of a strategy's option that takes a loss by name: `mel-l1`, or `mel-l1: {weight: 45}`."""

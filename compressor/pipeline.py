@@ -25,7 +25,7 @@ from compressor.measuring import MeasuredModel, measure, measure_finished
 from compressor.onnx_export import export_onnx
 from compressor.planning import Plan
 from compressor.progress import RecordingReporter, Reporter, SilentReporter
-from compressor.rehearsal import budgeted
+from compressor.rehearsal import Rehearsal, budgeted, look_ahead
 from compressor.rehearsing import spend_budget
 from compressor.report import AllocationRecord, CurvePoint, Measurement, Report, StageRecord
 from compressor.report_building import Outcome, build_report, student_metadata
@@ -96,6 +96,7 @@ def run(
     bench, measured = prepare(plan, teacher, settings, telling)
     line = StageLine(plan, bench, announce, kept(folder))
     line.run_to(_first_training(plan), None)
+    line.look_ahead()
     before_training = bench.measured(line.student) if _first_training(plan) < len(plan.stages) else None
     with folder:
         if line.spending is not None:
@@ -195,6 +196,12 @@ class StageLine:
     def allocation(self) -> tuple[AllocationRecord, ...]:
         """What the budget was spent on."""
         return self.spending.allocation if self.spending else ()
+
+    def look_ahead(self) -> None:
+        """Try out the structural stages to come, and tell which limits they will miss."""
+        rehearsal = Rehearsal(self.bench, self.plan.stages[len(self.records) :], self.student)
+        for warning in look_ahead(rehearsal, spent=self.spending.choices if self.spending else None):
+            self.bench.reporter.say(warning)
 
     def run_to(self, end: int, folder: RunFolder | None) -> None:
         """Run the stages that come before position `end` and are not done yet."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from compressor.allocation import Choices
 from compressor.budget import costs, limited
+from compressor.figures import in_full
 from compressor.measuring import MeasuredModel, measure
 from compressor.planning import PlannedStage
 from compressor.stage_running import Workbench, apply_stage
@@ -57,3 +58,23 @@ def budgeted(stage: PlannedStage) -> bool:
 def changes_costs(stage: PlannedStage) -> bool:
     """Say whether a student may cost more or less after a stage."""
     return not (stage.strategy.trains or stage.strategy.keeps_structure)
+
+
+def look_ahead(rehearsal: Rehearsal, *, spent: Choices | None) -> tuple[str, ...]:
+    """Try out the structural stages that come after a training, before it is begun: hours later is late for mistakes.
+
+    Returns, in words, which limits will be missed; empty while a budget is still to be spent.
+
+    Raises:
+        CompressorError: what a stage to come raises.
+    """
+    if not any(map(changes_costs, rehearsal.stages)):
+        return ()
+    found = rehearsal.costs_after(spent or {})
+    if spent is None and any(map(budgeted, rehearsal.stages)):
+        return ()
+    return tuple(
+        f"a rehearsal of what follows the training misses the budget: {name} {in_full(found[name])} of {in_full(limit)}"
+        for name, limit in rehearsal.bench.limits.items()
+        if found[name] > limit
+    )

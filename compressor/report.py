@@ -7,11 +7,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What is written once and never changed; unknown keys are errors."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Measurement(_Record):
+class Measurement(Record):
     """One metric's number about one model; `note` says why where there is no number."""
 
     metric: str
@@ -29,7 +31,7 @@ class Measurement(_Record):
     """What the number is made of, such as one for each frequency band."""
 
 
-class FindingRecord(_Record):
+class FindingRecord(Record):
     """Something a stage did, or did not do and why."""
 
     message: str
@@ -37,7 +39,7 @@ class FindingRecord(_Record):
     values: dict[str, Any] = {}
 
 
-class StageRecord(_Record):
+class StageRecord(Record):
     """One finished stage: what it was asked, what it did, and the student measured after it."""
 
     stage: str
@@ -53,7 +55,7 @@ class StageRecord(_Record):
     findings: tuple[FindingRecord, ...] = ()
 
 
-class AllocationRecord(_Record):
+class AllocationRecord(Record):
     """One change that the budget was spent on: what it saves, and the error that was predicted."""
 
     stage: str
@@ -69,7 +71,7 @@ class AllocationRecord(_Record):
     """Predicted at the model's output; these add up to what the allocation minimises."""
 
 
-class Verdict(_Record):
+class Verdict(Record):
     """One limit of the budget, and whether the student keeps it."""
 
     metric: str
@@ -81,7 +83,7 @@ class Verdict(_Record):
     met: bool
 
 
-class GateVerdict(_Record):
+class GateVerdict(Record):
     """One quality gate, and whether the finished student passes it; `note` says why where it has no figure."""
 
     metric: str
@@ -99,7 +101,7 @@ class GateVerdict(_Record):
         return "at least" if self.better == "higher" else "at most"
 
 
-class ExportCheck(_Record):
+class ExportCheck(Record):
     """The written file in onnxruntime against the torch student, at one size of the dynamic axes."""
 
     size: int
@@ -107,7 +109,7 @@ class ExportCheck(_Record):
     allowed: float
 
 
-class ListeningSample(_Record):
+class ListeningSample(Record):
     """One validation sample as wav files inside the run folder (paths relative to it)."""
 
     name: str
@@ -117,9 +119,11 @@ class ListeningSample(_Record):
     before_training: str | None = None
 
 
-class CurvePoint(_Record):
+class CurvePoint(Record):
     """One point of training: losses at a step; `phase` is `block-wise` or `end-to-end`."""
 
+    stage: str = ""
+    """Label of the stage that trained; the core fills it in."""
     phase: str
     step: int
     seconds: float
@@ -127,7 +131,7 @@ class CurvePoint(_Record):
     validation: dict[str, float] = {}
 
 
-class TeacherRecord(_Record):
+class TeacherRecord(Record):
     """Where the student comes from."""
 
     source: str
@@ -139,7 +143,7 @@ class TeacherRecord(_Record):
     measurements: tuple[Measurement, ...] = ()
 
 
-class Report(_Record):
+class Report(Record):
     """The whole run."""
 
     format: Literal[1] = 1
@@ -159,6 +163,8 @@ class Report(_Record):
     export_checks: tuple[ExportCheck, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
     samples: tuple[ListeningSample, ...] = ()
+    validation_samples: tuple[str, ...] = ()
+    """Names of the samples that `Measurement.scores` are of, in their order."""
     sample_rate: int | None = None
     environment: dict[str, str] = {}
     recipe: str = ""

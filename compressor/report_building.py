@@ -71,6 +71,7 @@ def build_report(
         export_checks=outcome.checks,
         curve=outcome.curve,
         samples=outcome.samples,
+        validation_samples=tuple(sample.name for sample in bench.data.validation) if bench.data else (),
         sample_rate=bench.data.sample_rate if bench.data else None,
         environment=environment(bench.device),
         recipe=write_recipe(plan.recipe),

@@ -1,9 +1,9 @@
-"""The training curve as geometry: one small panel per loss or validation metric, on a shared time axis."""
+"""Training curves as geometry: one small panel per loss or validation metric, on a shared time axis."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import NamedTuple
@@ -46,15 +46,24 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One series: `lines` hold `x,y` pairs as SVG polylines want them."""
+class Line:
+    """One run's way through a panel; `pieces`, one for each phase, hold `x,y` pairs as SVG polylines want them."""
 
-    kind: str
-    name: str
-    lines: tuple[str, ...]
+    run: int
+    """Its position among the runs that are drawn together."""
+    pieces: tuple[str, ...]
     end: tuple[float, float]
     first: str
     last: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One series, as each run that has it went through it."""
+
+    kind: str
+    name: str
+    lines: tuple[Line, ...]
     ticks: tuple[Tick, ...]
     logarithmic: bool
 
@@ -65,55 +74,88 @@ class Curve:
 
     panels: tuple[Panel, ...]
     phases: tuple[Phase, ...]
+    """Of a single run: those of several would lie over each other."""
     duration: str
 
 
-def draw_curve(points: Sequence[CurvePoint]) -> Curve:
-    """Return the panels for the points of a training, oldest first; values that are not finite are left out."""
-    if not points:
+class _Timed(NamedTuple):
+    """A point, and when it was on a clock that never starts again."""
+
+    seconds: float
+    point: CurvePoint
+
+
+_Stretch = Sequence[_Timed]
+"""The points of one phase of one training."""
+
+
+def draw_curve(*runs: Sequence[CurvePoint]) -> Curve:
+    """Return the panels for the points of a run's training, oldest first, or of several runs' on the same axes.
+
+    Values that are not finite are left out.
+    """
+    timed = [_timed(points) for points in runs]
+    ends = [points[-1].seconds for points in timed if points]
+    if not ends:
         return Curve((), (), "")
-    timed = list(zip(_running_seconds(points), points, strict=True))
     # A training of one point at zero still needs an axis.
-    total = timed[-1][0] or 1.0
-    phases = [list(group) for _, group in groupby(timed, key=lambda item: item[1].phase)]
-    panels = (_panel(kind, name, phases, total) for kind, name in _series(points))
-    return Curve(tuple(panel for panel in panels if panel), _phases(phases, total), duration_in_words(total))
+    total = max(ends) or 1.0
+    stretches = [[list(group) for _, group in groupby(points, key=_phase_of)] for points in timed]
+    panels = (_panel(kind, name, stretches, total) for kind, name in _series(point for run in runs for point in run))
+    phases = _phases(stretches[0], total) if len(runs) == 1 else ()
+    return Curve(tuple(panel for panel in panels if panel), phases, duration_in_words(total))
 
 
-def _running_seconds(points: Sequence[CurvePoint]) -> list[float]:
-    """Return times that never fall: a phase whose clock starts again goes on where the one before ended."""
+def _timed(points: Sequence[CurvePoint]) -> list[_Timed]:
+    """Return the points with times that never fall: where a clock starts again it goes on where the last one ended."""
+    if not points:
+        return []
     times = [points[0].seconds]
     for before, point in pairwise(points):
         passed = point.seconds - before.seconds
-        times.append(times[-1] + (passed if passed >= 0 else point.seconds))
-    return times
+        goes_on = point.stage == before.stage and passed >= 0
+        times.append(times[-1] + (passed if goes_on else point.seconds))
+    return list(map(_Timed, times, points))
 
 
-def _series(points: Sequence[CurvePoint]) -> list[tuple[str, str]]:
+def _phase_of(timed: _Timed) -> tuple[str, str]:
+    return timed.point.stage, timed.point.phase
+
+
+def _series(points: Iterable[CurvePoint]) -> list[tuple[str, str]]:
     """Return kind and name of every series, losses first, each in the order found."""
-    losses = dict.fromkeys(("loss", name) for point in points for name in point.losses)
-    validation = dict.fromkeys(("validation", name) for point in points for name in point.validation)
+    losses: dict[tuple[str, str], None] = {}
+    validation: dict[tuple[str, str], None] = {}
+    for point in points:
+        losses |= dict.fromkeys(("loss", name) for name in point.losses)
+        validation |= dict.fromkeys(("validation", name) for name in point.validation)
     return [*losses, *validation]
 
 
-def _panel(kind: str, name: str, phases: Sequence[Sequence[tuple[float, CurvePoint]]], total: float) -> Panel | None:
-    values = [[Value(at, number) for at, point in phase for number in _number(point, kind, name)] for phase in phases]
-    lines = [_thinned(line) for line in values if line]
-    if not lines:
+def _panel(kind: str, name: str, runs: Sequence[Sequence[_Stretch]], total: float) -> Panel | None:
+    drawn = [list(filter(None, (_values(stretch, kind, name) for stretch in run))) for run in runs]
+    heights = [each.value for run in drawn for piece in run for each in piece]
+    if not heights:
         return None
-    drawn = [point.value for line in lines for point in line]
-    scale = _Scale(min(drawn), max(drawn), total)
-    placed = [[scale.place(point) for point in line] for line in lines]
-    return Panel(
-        kind=kind,
-        name=name,
-        lines=tuple(" ".join(f"{x:.1f},{y:.1f}" for x, y in line) for line in placed),
+    scale = _Scale(min(heights), max(heights), total)
+    lines = tuple(_line(run, pieces, scale) for run, pieces in enumerate(drawn) if pieces)
+    return Panel(kind, name, lines, scale.ticks(), scale.logarithmic)
+
+
+def _line(run: int, pieces: Sequence[Sequence[Value]], scale: _Scale) -> Line:
+    placed = [[scale.place(each) for each in piece] for piece in pieces]
+    return Line(
+        run=run,
+        pieces=tuple(" ".join(f"{x:.1f},{y:.1f}" for x, y in piece) for piece in placed),
         end=placed[-1][-1],
-        first=in_words(lines[0][0].value),
-        last=in_words(lines[-1][-1].value),
-        ticks=scale.ticks(),
-        logarithmic=scale.logarithmic,
+        first=in_words(pieces[0][0].value),
+        last=in_words(pieces[-1][-1].value),
     )
+
+
+def _values(stretch: _Stretch, kind: str, name: str) -> list[Value]:
+    found = [Value(at, number) for at, point in stretch for number in _number(point, kind, name)]
+    return _thinned(found)
 
 
 def _number(point: CurvePoint, kind: str, name: str) -> list[float]:
@@ -124,7 +166,7 @@ def _number(point: CurvePoint, kind: str, name: str) -> list[float]:
 def _thinned(line: Sequence[Value]) -> list[Value]:
     """Return at most `_LINE_POINTS` points, each the mean of its neighbours."""
     size = math.ceil(len(line) / _LINE_POINTS)
-    return [_mean(line[start : start + size]) for start in range(0, len(line), size)]
+    return [_mean(line[start : start + size]) for start in range(0, len(line), size or 1)]
 
 
 def _mean(group: Sequence[Value]) -> Value:
@@ -168,18 +210,24 @@ def _across(seconds: float, total: float) -> float:
     return LEFT + seconds / total * (RIGHT - LEFT)
 
 
-def _phases(phases: Sequence[Sequence[tuple[float, CurvePoint]]], total: float) -> tuple[Phase, ...]:
+def _phases(stretches: Sequence[_Stretch], total: float) -> tuple[Phase, ...]:
     """Return each phase from its first point to the next one's; the first begins at zero."""
-    names = list(dict.fromkeys(phase[0][1].phase for phase in phases))
-    starts = [phase[0][0] if index else 0.0 for index, phase in enumerate(phases)]
+    stages = {stretch[0].point.stage for stretch in stretches}
+    names = [_phase_name(stretch[0].point, one_of_many=len(stages) > 1) for stretch in stretches]
+    shades = list(dict.fromkeys(names))
+    starts = [stretch[0].seconds if index else 0.0 for index, stretch in enumerate(stretches)]
     ends = [*starts[1:], total]
     return tuple(
         Phase(
-            name=phase[0][1].phase,
-            shade=names.index(phase[0][1].phase),
+            name=name,
+            shade=shades.index(name),
             left=_across(start, total),
             width=_across(end, total) - _across(start, total),
             span=f"{duration_in_words(start)} to {duration_in_words(end)}",
         )
-        for phase, start, end in zip(phases, starts, ends, strict=True)
+        for name, start, end in zip(names, starts, ends, strict=True)
     )
+
+
+def _phase_name(point: CurvePoint, *, one_of_many: bool) -> str:
+    return f"{point.stage}, {point.phase}" if one_of_many else point.phase

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from compressor import report_curve, report_view
 from compressor.dataset import FloatArray
@@ -46,8 +47,8 @@ def render_report(report: Report, folder: Path) -> str:
     Raises:
         RunFolderError: a wav file is missing, unreadable or outside `folder`.
     """
-    template = _template_environment().from_string(_template_text())
-    return template.render(
+    return render_page(
+        "report_template.html.j2",
         report=report,
         verdict=report_view.verdict_line(report),
         judgements=report_view.judgements(report),
@@ -56,34 +57,45 @@ def render_report(report: Report, folder: Path) -> str:
         columns=report_view.columns(report),
         rows=report_view.rows(report),
         curve=report_curve.draw_curve(report.curve),
-        axes=report_curve,
         listening=[_listening(sample, folder) for sample in report.samples],
     )
 
 
-def _template_environment() -> Environment:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals["nothing"] = NOTHING
+def render_page(template: str, **content: Any) -> str:
+    """Return a page of this package's layout, made from one of its templates."""
+    environment = Environment(
+        loader=PackageLoader("compressor", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(nothing=NOTHING, axes=report_curve)
     environment.filters["in_words"] = in_words
     environment.filters["duration"] = duration_in_words
     environment.filters["metric_label"] = report_view.label
-    return environment
-
-
-def _template_text() -> str:
-    return resources.files("compressor").joinpath("report_template.html.j2").read_text(encoding="utf-8")
+    return environment.get_template(template).render(content)
 
 
 def _listening(sample: ListeningSample, folder: Path) -> Listening:
-    reference, _ = read_signal(_inside(folder, sample.recording or sample.teacher))
     files = {
         "teacher": sample.teacher,
         "student": sample.student,
         "recording": sample.recording,
         "before training": sample.before_training,
     }
-    players = (_player(label, _inside(folder, file), reference) for label, file in files.items() if file is not None)
-    return Listening(sample.name, tuple(players))
+    paths = {label: sample_path(folder, file) for label, file in files.items() if file is not None}
+    return listen(sample.name, paths, paths.get("recording", paths["teacher"]))
+
+
+def listen(name: str, paths: Mapping[str, Path], loudest: Path) -> Listening:
+    """Return players for wav files by label; the file `loudest` sets the scale of all pictures.
+
+    Raises:
+        RunFolderError: a file is missing or is no sound file.
+    """
+    reference, _ = read_signal(loudest)
+    return Listening(name, tuple(_player(label, path, reference) for label, path in paths.items()))
 
 
 def _player(label: str, path: Path, reference: FloatArray) -> Player:
@@ -97,8 +109,12 @@ def _player(label: str, path: Path, reference: FloatArray) -> Player:
     )
 
 
-def _inside(folder: Path, file: str) -> Path:
-    """Return the path of a listening sample; one outside the run folder would leak a stranger's file into the page."""
+def sample_path(folder: Path, file: str) -> Path:
+    """Return the path of a listening sample.
+
+    Raises:
+        RunFolderError: it is outside the run folder: the page would leak a stranger's file.
+    """
     path = (folder / file).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise RunFolderError(f"{file}: a listening sample has to lie inside the run folder {folder}")

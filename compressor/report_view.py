@@ -169,9 +169,19 @@ def _relation(measurement: Measurement, teacher: Measurement | None) -> str:
         return ""
     if _is_amount(measurement):
         return share_in_words(measurement.value, teacher.value)
-    if measurement.unit in _TIME_UNITS or measurement.metric == "rtf":
+    if is_time(measurement):
         return ratio_in_words(teacher.value, measurement.value)
     return ""
+
+
+def is_cost(measurement: Measurement) -> bool:
+    """Say whether a measurement is of the model alone: an amount or a time, and no comparison with a teacher."""
+    return _is_amount(measurement) or is_time(measurement)
+
+
+def is_time(measurement: Measurement) -> bool:
+    """Say whether a measurement is one of time, which depends on the machine."""
+    return measurement.unit in _TIME_UNITS or measurement.metric == "rtf"
 
 
 def _is_amount(measurement: Measurement) -> bool:

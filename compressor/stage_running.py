@@ -128,7 +128,8 @@ def run_stage(
     if folder is not None and stage.strategy.trains and not restored:
         folder.save_weights(stage.label, fingerprint, outcome.student.state_dict())
         folder.write(_notes_name(stage), _notes(outcome).encode())
-    return StageResult(outcome.student, record, outcome.curve)
+    curve = tuple(point.model_copy(update={"stage": stage.label}) for point in outcome.curve)
+    return StageResult(outcome.student, record, curve)
 
 
 def apply_stage(stage: PlannedStage, student: GraphModule, context: StageContext) -> StageOutcome:

@@ -125,6 +125,29 @@ def doctor(model: str, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("run_a", type=click.Path(path_type=Path), metavar="RUN_A")
+@click.argument("run_b", type=click.Path(path_type=Path), metavar="RUN_B")
+@AS_JSON
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a page to look and listen to."
+)
+def compare(run_a: Path, run_b: Path, as_json: bool, output: Path | None) -> None:
+    """Hold the finished runs in the folders RUN_A and RUN_B beside each other.
+
+    Shown are the options that differ, costs, quality and whether its differences are larger than chance, budget and
+    gates. The page has the training curves and the same utterances of both besides.
+
+    \b
+    Examples:
+      compress compare runs/hifigan_student runs/4000_steps
+      compress compare runs/hifigan_student runs/4000_steps -o compare.html
+    """
+    from compressor.cli.comparing import show_comparison
+
+    show_comparison(run_a, run_b, output, as_json=as_json)
+
+
+@main.command()
 @AS_JSON
 def plugins(as_json: bool) -> None:
     """List the installed strategies, metrics, losses and data sources, and where they come from."""

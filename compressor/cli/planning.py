@@ -16,6 +16,7 @@ from compressor.layer_costs import LayerCost, layer_costs
 from compressor.pipeline import RunSettings, StageLine, prepare
 from compressor.plan_loading import load_plan
 from compressor.plugin_catalog import load_catalog
+from compressor.rehearsal import budgeted
 from compressor.report import AllocationRecord, Measurement, StageRecord
 from compressor.stage_running import Workbench
 from compressor.teacher_loading import load_teacher
@@ -36,9 +37,11 @@ def show_plan(recipe: Path, teacher: str | None, data: str | None, overrides: Se
             ConsoleReporter(),
         )
         line = StageLine(structural, bench, lambda _: None)
+        line.run_to(next((at for at, stage in enumerate(structural.stages) if budgeted(stage)), 0), None)
+        unspent = layer_costs(line.student)
         line.run_to(len(structural.stages), None)
     _print_layers("teacher", layer_costs(bench.teacher.graph))
-    _print_allocation(line.allocation, line.records, bench)
+    _print_allocation(line.allocation, line.records, bench, unspent)
     _print_findings(line.records)
     _print_layers("student", layer_costs(line.student))
     _print_stages(measured, line.records)
@@ -65,8 +68,16 @@ def _print_layers(whose: str, layers: Sequence[LayerCost]) -> None:
     print_table([f"{whose}'s layer", "parameters", "share", "of the MACs"], rows)
 
 
-def _print_allocation(allocation: Sequence[AllocationRecord], records: Sequence[StageRecord], bench: Workbench) -> None:
-    """Print what the budget is spent on; errors are shares of the energy of what the layers put out."""
+def _print_allocation(
+    allocation: Sequence[AllocationRecord],
+    records: Sequence[StageRecord],
+    bench: Workbench,
+    unspent: Sequence[LayerCost],
+) -> None:
+    """Print what the budget is spent on; errors are shares of the energy of what the layers put out.
+
+    `unspent` are the student's layers before it is spent.
+    """
     if not allocation:
         return
     reached = {
@@ -76,7 +87,7 @@ def _print_allocation(allocation: Sequence[AllocationRecord], records: Sequence[
         if "error" in finding.values
     }
     metrics = list(dict.fromkeys(metric for entry in allocation for metric in entry.saving))
-    before = {cost.layer: cost.parameters for cost in layer_costs(bench.teacher.graph)}
+    before = {cost.layer: cost.parameters for cost in unspent}
     rows = [
         [
             entry.stage,
@@ -99,7 +110,7 @@ def _print_allocation(allocation: Sequence[AllocationRecord], records: Sequence[
 def _parameters(entry: AllocationRecord, before: Mapping[str, int], limit: float | None) -> tuple[str, str]:
     """Return what the changed layers had and have, and what share of the budget they take then.
 
-    Both are empty where stages before made other layers of the teacher's.
+    Both are empty where stages in between made other layers of them.
     """
     layers = entry.layers or (entry.layer,)
     if not any(layer in before for layer in layers):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import RunFolderError
-from compressor.report import Report
+from compressor.run_reading import read_run as read_report
 from compressor_hifigan.readable_student import CONFIG
 from compressor_hifigan.student import StudentConfig
 
@@ -19,8 +19,8 @@ def read_run(folder: Path) -> tuple[StudentConfig, dict[str, Tensor]]:
     Raises:
         RunFolderError: no finished run, or one whose recipe has no `readable-hifigan` stage.
     """
+    report = read_report(folder).report
     try:
-        report = Report.model_validate_json((folder / "report.json").read_bytes())
         weights = torch.load(folder / "student_model.pt", map_location="cpu", weights_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise RunFolderError(f"{folder} holds no finished run: {error}") from error

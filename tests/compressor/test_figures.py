@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from compressor.figures import (
     NOTHING,
     TIMES,
+    change_in_words,
     duration_in_words,
     in_full,
     in_words,
@@ -66,6 +67,11 @@ def test_shares_and_ratios_of_nothing_are_a_dash() -> None:
     assert share_in_words(1, 0) == NOTHING
     assert ratio_in_words(212, 73.8) == f"2.87{TIMES}"
     assert ratio_in_words(1, 0) == NOTHING
+    assert change_in_words(0, 1) == NOTHING
+
+
+def test_changes_have_a_sign() -> None:
+    assert [change_in_words(80, after) for after in (100, 80, 70, 0)] == ["+25%", "0%", "-12.5%", "-100%"]
 
 
 @given(st.floats(min_value=1e-300, max_value=9e17))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,16 @@ def test_it_serialises_to_what_was_written(weight: float | dict[float, float]) -
     loss = weighted(weight)
     assert loss.model_dump() == {"weight": weight, "n_mels": 80}
     assert MelL1.model_validate_json(loss.model_dump_json()) == loss
+
+
+@given(factors | schedules)
+def test_a_strategys_options_name_their_losses(weight: float | dict[float, float]) -> None:
+    context = {"losses": {MelL1.name: MelL1}}
+    options = {"schedule": {"steps": 1}, "losses": ["mel-l1", {"mel-l1": {"weight": weight}}]}
+    strategy = build(Distill, options, context)
+    written = strategy.model_dump(mode="json")
+    assert [list(loss) for loss in written["losses"]] == [["mel-l1"], ["mel-l1"]]
+    assert build(Distill, json.loads(json.dumps(written)), context) == strategy
 
 
 @given(schedules)

@@ -232,5 +232,5 @@ def test_a_separable_convolution_is_the_sum_of_its_terms() -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="holds no finished run"):
+    with pytest.raises(RunFolderError, match="no finished run"):
         HiFiGANStudent2D.from_run(tmp_path)

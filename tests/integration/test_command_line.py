@@ -143,6 +143,14 @@ def test_a_folder_of_another_recipe_is_left_alone(finished: Path, recordings: Pa
     assert (finished / "student.onnx").stat().st_mtime_ns == before
 
 
+def test_a_run_compares_with_itself(finished: Path, tmp_path: Path) -> None:
+    shown = compress("compare", finished, finished, "-o", tmp_path / "page.html")
+    assert shown.exit_code == 0, shown.output
+    assert "the recipes are the same" in shown.output
+    assert "utterances in both runs: 1; it takes 6" in shown.output
+    assert (tmp_path / "page.html").read_text().count("<audio") == 4
+
+
 def test_synth_speaks_through_the_student(finished: Path, recordings: Path, tmp_path: Path) -> None:
     spoken = compress("synth", finished / "student.onnx", recordings / "voice_0.wav", "-o", tmp_path / "out.wav")
     assert spoken.exit_code == 0, spoken.output

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch.distributed.run
 import yaml
+from accelerate.commands.launch import launch_command_parser
 
 import compressor
 from compressor.cli import main
@@ -61,11 +63,29 @@ def commands() -> Iterator[list[str]]:
                 yield shlex.split(re.split(r"\s{2,}", command.strip())[0], comments=True)
 
 
+LAUNCHERS = {
+    ("torchrun",): torch.distributed.run.get_args_parser,
+    ("accelerate", "launch"): launch_command_parser,
+}
+
+
+def launched() -> Iterator[tuple[tuple[str, ...], list[str], list[str]]]:
+    """Yield commands that start several processes: the launcher, its options, and what each process is told."""
+    for words in commands():
+        for launcher in LAUNCHERS:
+            if tuple(words[: len(launcher)]) == launcher:
+                at = words.index("compressor") + 1
+                yield launcher, words[len(launcher) : at], words[at:]
+
+
+LAUNCHED = list(launched())
 COMPRESS = [words[1:] for words in commands() if words and words[0].rpartition("/")[2] == "compress"]
+COMPRESS += [told for _, _, told in LAUNCHED]
 
 
 def test_there_is_something_to_test() -> None:
     assert len(COMPRESS) > 20
+    assert {launcher for launcher, _, _ in LAUNCHED} == LAUNCHERS.keys()
     assert all(snippets(language) for language in ("sh", "python", "yaml", "toml"))
 
 
@@ -73,6 +93,12 @@ def test_there_is_something_to_test() -> None:
 def test_commands_and_their_options_exist(arguments: list[str]) -> None:
     name, *rest = arguments[: arguments.index(">")] if ">" in arguments else arguments
     main.commands[name].make_context(name, rest)
+
+
+@pytest.mark.parametrize(("launcher", "options"), [each[:2] for each in LAUNCHED])
+def test_launchers_take_their_options(launcher: tuple[str, ...], options: list[str]) -> None:
+    known = LAUNCHERS[launcher]().parse_args(options)
+    assert (known.module, known.training_script) == (True, "compressor")
 
 
 def test_named_files_exist() -> None:
