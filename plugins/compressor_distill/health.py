@@ -12,6 +12,8 @@ WORSE = 3.0
 """A validation this many times worse than the best has."""
 BLANK_DB = -20.0
 """An output this far below its teacher's energy is blank."""
+LEAST = 1e-3
+"""A sum of losses below which a student is as good as its teacher."""
 REMEMBERED = 100
 AT_LEAST = 20
 """Steps seen before a median means something."""
@@ -49,8 +51,9 @@ class Health:
             return "the validation's losses are no finite numbers"
         if level_db < BLANK_DB <= level_before_db:
             return f"the output went blank: {-level_db:.0f} dB below the teacher's energy"
-        if score > WORSE * best:
-            return f"validation got {score / best:.1f} times worse than its best"
+        # A student that starts equal to its teacher cannot get better, and a little worse is no harm.
+        if score > WORSE * max(best, LEAST):
+            return f"validation got {score / max(best, LEAST):.1f} times worse than its best"
         return ""
 
 

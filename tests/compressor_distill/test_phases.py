@@ -197,6 +197,8 @@ def test_health_of_validations() -> None:
     # What was blank before training is not blamed on it.
     assert Health.of_validation(1.0, 2.0, -40.0, -30.0) == ""
     assert "blank: 21 dB" in Health.of_validation(1.0, 2.0, -21.0, 0.0)
+    assert Health.of_validation(1e-4, 0.0, 0.0, 0.0) == ""
+    assert "100.0 times worse" in Health.of_validation(0.1, 0.0, 0.0, 0.0)
     assert "3.5 times worse" in Health.of_validation(7.0, 2.0, 0.0, 0.0)
     assert "no finite" in Health.of_validation(float("nan"), 2.0, 0.0, 0.0)
 
