@@ -53,16 +53,17 @@ class Company:
 
     def average(self, tensors: list[Tensor]) -> None:
         """Replace float32 tensors by their means over the processes, in one message."""
-        if self.of == 1:
+        if self.of == 1 or not tensors:
             return
         import torch
         from torch import distributed
 
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        distributed.all_reduce(flat)
-        flat /= self.of
-        for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(part.reshape(tensor.shape))
+        with torch.no_grad():
+            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+            distributed.all_reduce(flat)
+            flat /= self.of
+            for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+                tensor.copy_(part.reshape(tensor.shape))
 
     def agreed(self, value: R) -> R:
         """Return the first process's value."""

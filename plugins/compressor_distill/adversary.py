@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,8 @@ from compressor.errors import DataError
 from compressor.processes import Company
 from compressor_distill.adversarial_losses import discriminator_loss, feature_matching_loss, generator_loss
 from compressor_distill.discriminators import make_discriminators
-from compressor_distill.learner import Learner, Optimised, set_rate
-from compressor_distill.objective import Objective
+from compressor_distill.learner import Learner, Optimised, Unhealthy, set_rate
+from compressor_distill.objective import Objective, Term
 from compressor_distill.phases import AdversarialPhase
 from compressor_distill.processor import Precision
 from compressor_distill.teacher_run import Batch
@@ -39,38 +40,42 @@ class AdversarialLearner(Learner):
             # All processes start with the same discriminators.
             torch.manual_seed(0)
             self.discriminators = make_discriminators(phase.discriminators, phase.width).to(company.device)
-        weights = list(self.discriminators.parameters())
-        self.judging = Optimised(weights, phase.discriminator_learning_rate, options, company, precision)
+        self.judging = self._judging()
         self.steps = 0
         self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def _judging(self) -> Optimised:
+        weights, rate = list(self.discriminators.parameters()), self.adversarial.discriminator_learning_rate
+        return Optimised(weights, rate, self.options, self.company, self.precision)
 
     def step(self, parts: Sequence[Batch], done: float, rate: float) -> dict[str, float]:
         """Take one step of the student, unless the discriminators still learn alone, and one of theirs."""
         self.seen = []
-        losses = super().step(parts, done, rate)
+        losses = self._listen(parts) if self._alone else super().step(parts, done, rate)
         found = self._judge(self.adversarial.discriminator_learning_rate * rate / self.phase.learning_rate)
         self.steps += 1
         return {**losses, "discriminator": found}
 
-    def _terms(self, output: Tensor, found: dict[str, Tensor], batch: Batch, done: float) -> dict[str, Tensor]:
+    def _listen(self, parts: Sequence[Batch]) -> dict[str, float]:
+        """Run the student for its discriminators alone."""
+        with torch.no_grad():
+            self.seen = [(_as_sound(self._forward(batch)[0]), _as_sound(batch.output)) for batch in parts]
+        return {}
+
+    def _terms(self, output: Tensor, found: dict[str, Tensor], batch: Batch, done: float) -> dict[str, Term]:
         terms = super()._terms(output, found, batch, done)
         own, wanted = _as_sound(output), _as_sound(batch.output)
         self.seen.append((own.detach(), wanted))
-        if self._alone:
-            return terms
         self.discriminators.requires_grad_(False)
         with self._autocast():
             of_student = self.discriminators(own)
             with torch.no_grad():
                 of_teacher = self.discriminators(wanted)
         self.discriminators.requires_grad_(True)
-        terms["adversarial"] = self.adversarial.adversarial_weight * generator_loss(of_student)
-        terms["feature-matching"] = self.adversarial.matching_weight * feature_matching_loss(of_teacher, of_student)
+        matching = feature_matching_loss(of_teacher, of_student)
+        terms["adversarial"] = Term(self.adversarial.adversarial_weight, generator_loss(of_student))
+        terms["feature-matching"] = Term(self.adversarial.matching_weight, matching)
         return terms
-
-    def _move(self, losses: dict[str, float], rate: float) -> None:
-        if not self._alone:
-            super()._move(losses, rate)
 
     @property
     def _alone(self) -> bool:
@@ -87,10 +92,16 @@ class AdversarialLearner(Learner):
             self.judging.backward(loss)
             total += loss.detach()
         (value,) = self.judging.gather([total])
+        if not math.isfinite(value):
+            raise Unhealthy("the discriminators' loss is no finite number")
         set_rate(self.judging, rate)
-        self.moving = True
         self.judging.step()
         return value
+
+    def forget(self) -> None:
+        """Start over with optimisers that remember no step."""
+        super().forget()
+        self.judging = self._judging()
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, the discriminators with it."""
@@ -105,17 +116,17 @@ class AdversarialLearner(Learner):
         self.steps = int(state["steps"])
 
 
-def check_judged(phase: AdversarialPhase, output: Tensor) -> None:
+def check_judged(phase: AdversarialPhase, samples: int) -> None:
     """Refuse segments that are too short to be judged.
 
     Raises:
         DataError: says how long they have to be.
     """
-    least, found = make_discriminators(phase.discriminators, phase.width).least_samples, output[0].numel()
-    if phase.steps and found < least:
+    least = make_discriminators(phase.discriminators, phase.width).least_samples
+    if samples < least:
         raise DataError(
             f"adversarial: {', '.join(phase.discriminators)} judge at least {least} samples, and a segment's output "
-            f"has {found}: use a longer segment or others of the discriminators"
+            f"has {samples}: use a longer segment or others of the discriminators"
         )
 
 

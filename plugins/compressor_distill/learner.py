@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compressor.processes import Company
 from compressor_distill.health import Health
-from compressor_distill.objective import Objective
+from compressor_distill.objective import Objective, Term
 from compressor_distill.phases import Phase
 from compressor_distill.processor import Precision
 from compressor_distill.teacher_run import Batch
@@ -47,15 +47,20 @@ class Optimised:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def gather(self, losses: Sequence[Tensor]) -> list[float]:
-        """Average gradients and losses over the processes, and clip the gradients; returns the losses."""
+        """Average gradients and losses over the processes, and clip the gradients; returns the losses.
+
+        Raises:
+            Unhealthy: a gradient is no finite number.
+        """
         values = torch.stack([loss.detach().float() for loss in losses])
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         self.company.average([*gradients, values])
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.options.gradient_clip)
         # A scaler skips steps of infinite gradients by itself: that is how it finds its scale.
-        if self.precision != "fp16" and not torch.isfinite(norm):
-            values[0] = torch.nan
+        # And a loss that is no finite number says more than its gradient.
+        if self.precision != "fp16" and bool(values.isfinite().all()) and not torch.isfinite(norm):
+            raise Unhealthy("the gradient is no finite number")
         return [float(value) for value in values]
 
     def step(self) -> None:
@@ -78,18 +83,23 @@ class Learner:
     """Trains a student in one phase."""
 
     def __init__(
-        self, options: Distillation, phase: Phase, objective: Objective, company: Company, precision: Precision
+        self,
+        options: Distillation,
+        phase: Phase,
+        objective: Objective,
+        company: Company,
+        precision: Precision,
+        *,
+        blocks_apart: bool = False,
     ) -> None:
         self.phase = phase
         self.objective = objective
         self.company = company
         self.precision = precision
-        self.blocks_apart = phase is options.block_wise
+        self.blocks_apart = blocks_apart
         self.options = options
         self.optimised = self._optimised()
         self.health = Health()
-        self.moving = False
-        """True while weights are moved: what is kept then would be half of a step."""
 
     def _optimised(self) -> Optimised:
         parameters = list(self.objective.parameters())
@@ -103,25 +113,28 @@ class Learner:
         """
         self.optimised.optimiser.zero_grad(set_to_none=True)
         summed: dict[str, Tensor] = {}
+        weights: dict[str, float] = {}
         for batch in parts:
-            with self._autocast():
-                output, found = self.objective(batch, blocks_apart=self.blocks_apart)
-            terms = self._terms(output, found, batch, done)
-            self.optimised.backward(torch.stack(list(terms.values())).sum() / len(parts))
-            summed = {name: summed.get(name, 0.0) + term.detach() / len(parts) for name, term in terms.items()}
+            terms = self._terms(*self._forward(batch), batch, done)
+            weights = {name: term.weight for name, term in terms.items()}
+            total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
+            self.optimised.backward(total / len(parts))
+            summed = {name: summed.get(name, 0.0) + term.value.detach() / len(parts) for name, term in terms.items()}
         losses = dict(zip(summed, self.optimised.gather(list(summed.values())), strict=True))
-        self._move(losses, rate)
-        return losses
-
-    def _terms(self, output: Tensor, found: dict[str, Tensor], batch: Batch, done: float) -> dict[str, Tensor]:
-        return self.objective.terms(output, found, batch, done, self.phase.feature_weight)
-
-    def _move(self, losses: dict[str, float], rate: float) -> None:
+        # Without their weights: a loss that comes in late is no explosion.
         if wrong := self.health.of_step(losses):
             raise Unhealthy(wrong)
         set_rate(self.optimised, rate)
-        self.moving = True
         self.optimised.step()
+        return {name: weights[name] * value for name, value in losses.items()}
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        with self._autocast():
+            output, found = self.objective(batch, blocks_apart=self.blocks_apart)
+        return output, found
+
+    def _terms(self, output: Tensor, found: dict[str, Tensor], batch: Batch, done: float) -> dict[str, Term]:
+        return self.objective.terms(output, found, batch, done, self.phase.feature_weight)
 
     def forget(self) -> None:
         """Start over with an optimiser that remembers no step."""
@@ -131,10 +144,6 @@ class Learner:
     def fit_projections(self, batch: Batch) -> None:
         """Start projections where least squares on a batch puts them."""
         self.company.average(self.objective.fit_projections(batch))
-
-    def settled(self) -> None:
-        """Say that a step is counted: weights and count agree again."""
-        self.moving = False
 
     def _autocast(self) -> torch.autocast:
         kind = torch.float16 if self.precision == "fp16" else torch.bfloat16

@@ -41,8 +41,8 @@ class Lesson:
         """Gather what a stage's context holds."""
         return cls(
             options=options,
-            student=PortableGraph.of(student),
-            teacher=PortableGraph.of(context.teacher.graph),
+            student=PortableGraph(student),
+            teacher=PortableGraph(context.teacher.graph),
             teacher_sha256=context.teacher.sha256,
             inputs=context.teacher.inputs,
             data=data,

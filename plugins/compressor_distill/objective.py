@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,21 @@ from torch.fx import GraphModule
 from compressor.loss import Loss
 from compressor_distill.feature_points import Point, PointRunner, student_inputs
 from compressor_distill.teacher_run import Batch
+
+
+class Term(NamedTuple):
+    """One summand of what a step lowers."""
+
+    weight: float
+    value: Tensor
+
+
+def to_training(student: nn.Module) -> None:
+    """Put a student into training mode, but for its batch norms: these keep the statistics that its teacher has."""
+    student.train()
+    for module in student.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 class Objective(nn.Module):
@@ -50,21 +66,16 @@ class Objective(nn.Module):
 
     def terms(
         self, output: Tensor, found: Mapping[str, Tensor], batch: Batch, done: float, feature_weight: float
-    ) -> dict[str, Tensor]:
-        """Return the weighted losses by name; `done` is the share of the phase that lies behind."""
-        terms = {loss.name: loss.weight_at(done) * loss.compute(output, batch.output) for loss in self.losses}
+    ) -> dict[str, Term]:
+        """Return the losses by name with their weights; `done` is the share of the phase that lies behind."""
+        terms = {loss.name: Term(loss.weight_at(done), loss.compute(output, batch.output)) for loss in self.losses}
         if feature_weight and self.points:
-            terms["features"] = (
-                feature_weight
-                * torch.stack(
-                    [
-                        loss.weight_at(done)
-                        * loss.compute(self._as_wide(loss, point, found), batch.features[point.name])
-                        for point in self.points
-                        for loss in self.features
-                    ]
-                ).sum()
-            )
+            distances = [
+                loss.weight_at(done) * loss.compute(self._as_wide(loss, point, found), batch.features[point.name])
+                for point in self.points
+                for loss in self.features
+            ]
+            terms["features"] = Term(feature_weight, torch.stack(distances).sum())
         return terms
 
     def _as_wide(self, loss: Loss, point: Point, found: Mapping[str, Tensor]) -> Tensor:

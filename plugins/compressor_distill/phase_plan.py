@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 BLOCK_WISE = "block-wise"
 
 
+BLOCK_WISE = "block-wise"
+
+
 @dataclass(frozen=True)
 class PlannedPhase:
     """A phase and when it is done."""
@@ -80,4 +83,5 @@ def learner_for(
     objective = Objective(student, compared, options.losses, options.features)
     if isinstance(phase.options, AdversarialPhase):
         return AdversarialLearner(options, phase.options, objective, company, precision)
-    return Learner(options, phase.options, objective, company, precision)
+    blocks_apart = phase.label == BLOCK_WISE
+    return Learner(options, phase.options, objective, company, precision, blocks_apart=blocks_apart)

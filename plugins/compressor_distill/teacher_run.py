@@ -69,8 +69,14 @@ class TeacherRun:
     def whole(self, inputs: tuple[Tensor, ...], size: int, *, features: bool) -> Signals:
         """Return the signals of a sample, in memory: features in half precision, with a segment one block of memory."""
         output, found = self.run(inputs, features=features)
-        kept = {name: value[0].to(torch.float16).contiguous().cpu() for name, value in found.items()}
+        kept = {name: _halved(value[0]).contiguous().cpu() for name, value in found.items()}
         return Signals(inputs, output[0].cpu(), kept, size)
+
+
+def _halved(feature: Tensor) -> Tensor:
+    """Return a feature in half precision, or as it is where that cannot hold it."""
+    half = feature.to(torch.float16)
+    return half if bool(half.isfinite().all()) else feature
 
 
 def stacked(pieces: Sequence[Signals], device: torch.device) -> Batch:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule
 
 from compressor.cache_folder import default_cache_dir
@@ -128,12 +129,20 @@ class TeacherSignals:
         """Memory taken by the signals recorded so far."""
         return sum(each.nbytes for each in self.memory.recorded.values()) / 1e6
 
-    def _bytes_per_step(self) -> float:
-        """Return what recording takes for each step of a sample, found on a segment."""
+    def samples_of_segment(self) -> int:
+        """Return how many values the output has for one segment."""
+        given, size = self._a_segment()
+        return self.run.whole(given, size, features=False).output.numel()
+
+    def _a_segment(self) -> tuple[tuple[Tensor, ...], int]:
         given = self.inputs[0]
         if self.inputs.segment is not None:
             given = cut_inputs(given, self.inputs.specs, 0, self.inputs.segment)
-        size = self.inputs.length(given)
+        return given, self.inputs.length(given)
+
+    def _bytes_per_step(self) -> float:
+        """Return what recording takes for each step of a sample, found on a segment."""
+        given, size = self._a_segment()
         signals = self.run.whole(given, size, features=self.features)
         # Samples in memory are held anyway.
         own = sum(value.nbytes for value in given) if self.inputs.lazy is not None else 0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from compressor.errors import DataError
 from compressor.processes import Company, company
 from compressor.strategy import Finding, StageOutcome
 from compressor_distill.adversary import check_judged
@@ -17,12 +19,15 @@ from compressor_distill.checkpoint import load_checkpoint, save_checkpoint
 from compressor_distill.feature_points import find_points
 from compressor_distill.folded_convolution import training_form
 from compressor_distill.health import Health, overfitting
+from compressor_distill.interruptions import Interruptions
 from compressor_distill.learner import Learner, Unhealthy
 from compressor_distill.lesson import Lesson
+from compressor_distill.objective import to_training
 from compressor_distill.phase_plan import PlannedPhase, learner_for, planned_phases
+from compressor_distill.phase_signals import PhaseSignals
 from compressor_distill.processor import chosen_precision
 from compressor_distill.running_average import RunningAverage, weights_on_cpu
-from compressor_distill.teacher_signals import Settled, TeacherSignals
+from compressor_distill.teacher_signals import TeacherSignals
 from compressor_distill.training_log import TrainingLog
 from compressor_distill.training_progress import Progress
 from compressor_distill.validation import Validated, Validation
@@ -50,10 +55,10 @@ class Trainer:
         self.options = lesson.options
         self.company = company
         self.device = company.device
-        self.student, self.teacher = lesson.student.unpacked(), lesson.teacher.unpacked()
+        self.student, self.teacher = lesson.student.graph, lesson.teacher.graph
         # Points are found with probes from the CPU, before the models leave it.
         self.points = find_points(self.teacher, self.student, self.options.points)
-        self.student.to(self.device).train()
+        to_training(self.student.to(self.device))
         for parameter in self.student.parameters():
             parameter.requires_grad_(True)
         self.phases = planned_phases(self.options)
@@ -63,9 +68,9 @@ class Trainer:
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.notes: list[Finding] = []
-        self.signals: dict[int, TeacherSignals] = {}
-        self.multiple = 1
-        self.settled: Settled | None = None
+        self.interruptions = Interruptions()
+        self.halfway = False
+        self.signals: PhaseSignals
         self.validation: Validation
         self.learner: Learner
 
@@ -78,26 +83,16 @@ class Trainer:
             self.validation = Validation(
                 self.lesson.data.validation, self.teacher, self.lesson.inputs, self.options.losses, self.company
             )
-            self.multiple = stack.enter_context(training_form(self.student))
-            self._say_what_comes(self._signals(self.options.segment))
+            multiple = stack.enter_context(training_form(self.student))
+            self.signals = PhaseSignals(self.lesson, self.teacher, self.points, self.company, multiple)
+            self._say_what_comes(self.signals.of(None))
             stack.enter_context(self.log)
+            stack.enter_context(self.interruptions)
             self._run_phases()
         self.student.load_state_dict(self.best)
         self.student.cpu().eval().to(memory_format=torch.contiguous_format)
         self.notes.append(Finding(f"the weights of {self.progress.best_step} were best in validation and are kept"))
         return StageOutcome(self.student, tuple(self.notes), tuple(self.log.curve))
-
-    def _signals(self, asked: int) -> TeacherSignals:
-        """Return the teacher's signals in segments of about the length that is asked for: all convolutions fold it."""
-        segment = max(self.multiple, asked // self.multiple * self.multiple)
-        if segment not in self.signals:
-            names = tuple(point.name for point in self.points)
-            lesson = self.lesson
-            self.signals[segment] = TeacherSignals(
-                self.teacher, lesson.inputs, names, self.device, lesson.data.train, segment, lesson.keeping,
-                lesson.reporter,
-            )  # fmt: skip
-        return self.signals[segment]
 
     def _say_what_comes(self, signals: TeacherSignals) -> None:
         points = ", ".join(map(str, self.points)) or "none: only outputs are compared"
@@ -114,46 +109,36 @@ class Trainer:
     def _run_phases(self) -> None:
         own = load_checkpoint(self.lesson.checkpoint, self.lesson.identity) if self.company.leads else None
         saved: dict[str, Any] | None = self.company.agreed(own)
-        judged = self._signals(self.options.adversarial.segment or self.options.segment)
-        check_judged(self.options.adversarial, judged.batch((self.lesson.seed, 0, 0), 1).output)
+        if self.options.adversarial.steps:
+            judged = self.signals.of(self.options.adversarial.segment)
+            check_judged(self.options.adversarial, judged.samples_of_segment())
         if saved is None:
             self._validate("start")
         first = saved["progress"]["phase"] if saved else 0
         for index, phase in enumerate(self.phases):
             if index < first or not phase.options.steps:
                 continue
-            signals = self._signals(phase.options.segment or self.options.segment)
-            self._start_phase(index, phase, signals, saved if index == first else None)
+            signals = self._start_phase(index, phase, saved if index == first else None)
             try:
                 self._run_phase(phase, signals)
             except Stopped as reason:
                 self._tell(f"training stopped: {reason}; the last good weights are kept")
                 return
 
-    def _start_phase(
-        self, index: int, phase: PlannedPhase, signals: TeacherSignals, saved: dict[str, Any] | None
-    ) -> None:
+    def _start_phase(self, index: int, phase: PlannedPhase, saved: dict[str, Any] | None) -> TeacherSignals:
         left = phase.options.steps - (saved["progress"]["step"] if saved else 0)
-        self._settle(phase, signals, left, saved["settled"] if saved else None)
+        signals = self.signals.begin(phase, left, saved["settled"] if saved else None)
         self.learner = learner_for(self.options, phase, self.student, self.points, self.company, self.precision)
         if saved is not None:
             self._restore(saved)
-            return
+            return signals
         self.progress.phase, self.progress.step = index, 0
         if phase.adversarial:
             # What discriminators teach, spectral losses count as an error: the best of this phase is wanted.
             self.progress.best_score = math.inf
         if self.learner.objective.projections:
             self.learner.fit_projections(signals.batch((self.lesson.seed, index, 0), self._batch_size(phase)))
-
-    def _settle(self, phase: PlannedPhase, signals: TeacherSignals, steps: int, settled: Settled | None) -> None:
-        """Let the first process settle how the teacher's signals are come by, and the others keep to it."""
-        amount = steps, self._batch_size(phase) // self.company.of
-        if self.company.leads:
-            settled = signals.begin(*amount, features=phase.compares_features, settled=settled)
-        self.settled = self.company.agreed(settled)
-        if not self.company.leads:
-            signals.begin(*amount, features=phase.compares_features, settled=self.settled)
+        return signals
 
     def _batch_size(self, phase: PlannedPhase) -> int:
         return phase.options.batch_size or self.options.batch_size
@@ -165,15 +150,17 @@ class Trainer:
             task.advance(progress.step)
             try:
                 while (done := phase.schedule.done(progress.step, progress.seconds)) < 1.0:
-                    self._validate_if_due(phase.label)
-                    self._step(phase, signals, done)
+                    with self._together():
+                        self._validate_if_due(phase.label)
+                        self._step(phase, signals, done)
                     progress.seconds = self._agreed_time(spent + time.monotonic() - begun)
                     task.advance(1, self.log.text())
+                    self.interruptions.let_through()
                     if self._checkpoint_is_due(time.monotonic() - saved_at, progress.step - saved_step):
                         self._save()
                         saved_at, saved_step = time.monotonic(), progress.step
             except KeyboardInterrupt:
-                if not self.learner.moving:
+                if not self.halfway:
                     self._save()
                 raise
         self._validate(phase.label)
@@ -181,6 +168,13 @@ class Trainer:
             self._tell(
                 f"max_minutes ended {phase.label} after {progress.step} of {phase.options.steps} steps on this machine"
             )
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Mark what belongs together: a state in the middle of it is not kept."""
+        self.halfway = True
+        yield
+        self.halfway = False
 
     def _agreed_time(self, seconds: float) -> float:
         """Return the seconds by which a schedule is shortened: the same in all processes."""
@@ -210,7 +204,6 @@ class Trainer:
             return
         self.average.follow(self.student)
         self.progress.step += 1
-        self.learner.settled()
 
     def _step_back(self, reason: str) -> None:
         """Go back to the best weights, with an optimiser that remembers nothing, at half the learning rate."""
@@ -218,7 +211,7 @@ class Trainer:
         progress.setbacks += 1
         where = f"{self.phases[progress.phase].label} step {progress.step}"
         if progress.setbacks > MOST_SETBACKS:
-            raise Stopped(f"{where}: {reason}, for the {progress.setbacks}th time")
+            raise Stopped(f"{where}: {reason}; it has gone wrong {progress.setbacks} times")
         self._tell(f"{where}: {reason}; going back to the weights of {progress.best_step} at half the learning rate")
         self.student.load_state_dict(self.best)
         self.average.restart(self.student)
@@ -239,12 +232,15 @@ class Trainer:
             if label == "start":
                 progress.level_at_start = found.level_db
             where = label if label == "start" else f"{label} step {progress.step}"
-            wrong = Health.of_validation(found.score, progress.best_score, found.level_db, progress.level_at_start)
+            wrong = Health.of_validation(found.score, progress.lowest_score, found.level_db, progress.level_at_start)
             if found.score < progress.best_score and not wrong:
-                progress.best_score, progress.best_step = found.score, where
                 self.best = weights_on_cpu(shown)
+                progress.best_score, progress.best_step = found.score, where
+                progress.lowest_score = min(progress.lowest_score, found.score)
         self._keep(label, where, found)
-        if wrong and label != "start":
+        if wrong and label == "start":
+            raise DataError(f"before training: {wrong}")
+        if wrong:
             self._step_back(wrong)
 
     def _keep(self, label: str, where: str, found: Validated) -> None:
@@ -264,7 +260,7 @@ class Trainer:
             "learner": self.learner.state(),
             "average": self.average.state(),
             "best": self.best,
-            "settled": self.settled,
+            "settled": self.signals.settled,
             "curve": [point.model_dump() for point in self.log.curve],
             "log": self.log.state(),
             "notes": [note.message for note in self.notes],

@@ -26,8 +26,8 @@ class TrainingLog:
 
     def __init__(self, folder: Path | None, sample_rate: int | None) -> None:
         self.curve: list[CurvePoint] = []
-        self._sums: dict[str, float] = {}
-        self._count = 0
+        # Sum and count by name: not every step has every loss.
+        self._sums: dict[str, tuple[float, int]] = {}
         self._folder = folder
         self._rate = sample_rate
         self._writer: SummaryWriter | None = None
@@ -43,13 +43,13 @@ class TrainingLog:
 
     def add(self, losses: Mapping[str, float]) -> None:
         """Count one step's losses in."""
-        self._count += 1
         for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = total + value, count + 1
 
     def means(self) -> dict[str, float]:
         """Return the mean losses since the last validation."""
-        return {name: value / max(1, self._count) for name, value in self._sums.items()}
+        return {name: total / count for name, (total, count) in self._sums.items()}
 
     def text(self) -> str:
         """Return the mean losses, and the last validation, for a progress bar."""
@@ -62,7 +62,7 @@ class TrainingLog:
         """Close the stretch since the last validation with what this one found."""
         point = CurvePoint(phase=phase, step=step, seconds=seconds, losses=self.means(), validation=found)
         self.curve.append(point)
-        self._sums, self._count = {}, 0
+        self._sums = {}
         if self._writer is not None:
             for kind, values in (("training", point.losses), ("validation", found)):
                 for name, value in values.items():
@@ -82,9 +82,9 @@ class TrainingLog:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps besides the curve."""
-        return {"sums": dict(self._sums), "count": self._count}
+        return {"sums": dict(self._sums)}
 
     def restore(self, curve: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) -> None:
         """Take up what a checkpoint kept."""
         self.curve = [CurvePoint(**point) for point in curve]
-        self._sums, self._count = dict(state["sums"]), int(state["count"])
+        self._sums = dict(state["sums"])

@@ -16,6 +16,8 @@ class Progress:
     seconds: float = 0.0
     """Time spent in all phases, over all interruptions."""
     best_score: float = math.inf
+    """Of the weights that are kept; begins anew where discriminators judge."""
+    lowest_score: float = math.inf
     best_step: str = ""
     level_at_start: float = 0.0
     """Energy of the output against the teacher's before training, in dB."""

@@ -15,6 +15,7 @@ from compressor.graph_editing import feed
 from compressor.loss import Loss
 from compressor.processes import Company
 from compressor.tensor_spec import TensorSpec
+from compressor_distill.objective import to_training
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -62,9 +63,9 @@ class Validation:
         for values, target in zip(self.inputs, self.targets, strict=True):
             output = feed(student, values)[0].reshape(target.shape)
             losses = [loss.weight_at(1.0) * loss.compute(output, target) for loss in self.compared]
-            energies = [signal.double().square().sum().float() for signal in (output, target)]
+            energies = [signal.float().square().sum() for signal in (output, target)]
             sums += torch.stack([*losses, *energies])
-        student.train()
+        to_training(student)
         self.company.average([sums])
         *totals, own, wanted = (value * self.company.of for value in sums.tolist())
         names = [loss.name for loss in self.compared]
@@ -79,7 +80,7 @@ class Validation:
             return None
         student.eval()
         output = feed(student, self.inputs[0])[0]
-        student.train()
+        to_training(student)
         return output.reshape(-1).cpu(), self.targets[0].reshape(-1).cpu()
 
 

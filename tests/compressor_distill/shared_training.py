@@ -13,6 +13,7 @@ from compressor_conv.depthwise_separable import DepthwiseSeparableConv
 from compressor_conv.transposed import TransposedToStandardConv
 from compressor_conv.two_dimensional import Conv1dToConv2d
 from compressor_distill.losses import MeanAbsolute
+from compressor_prune.channel_importance import ChannelImportancePruning
 
 from compressor import processes
 from compressor.graph_editing import copy_graph
@@ -29,11 +30,20 @@ def main(teacher_path: Path, out: Path, steps: int) -> None:
         teacher = load_teacher(teacher_path)
         context = stage_context(teacher, dataset(teacher_path.read_bytes()), out / "stage")
         student = copy_graph(teacher.graph)
-        for strategy in (DepthwiseSeparableConv(rank=1), TransposedToStandardConv(), Conv1dToConv2d()):
+        # Narrower at one point, which takes a projection.
+        narrow = ChannelImportancePruning(pruning_ratio=0.5, round_to=2, targets=("resblocks/1/convs2/1/*",))
+        for strategy in (narrow, DepthwiseSeparableConv(rank=1), TransposedToStandardConv(), Conv1dToConv2d()):
             student = strategy.apply(student, context).student
-        phases = {"block_wise": {"steps": steps}, "end_to_end": {"steps": steps, "feature_weight": 0.0}}
+        phases = {
+            "block_wise": {"steps": steps},
+            "end_to_end": {"steps": steps, "feature_weight": 0.5},
+            "adversarial": {
+                "steps": steps, "segment": 24, "discriminators": ["multi-period"], "width": 0.0625,
+                "discriminators_alone": 2,
+            },
+        }  # fmt: skip
         # A loss that is a mean over the batch is the mean of its parts': two processes then compute what one does.
-        outcome = distillation(batch_size=4, features=[MeanAbsolute()], **phases).apply(student, context)
+        outcome = distillation(batch_size=4, features=[MeanAbsolute()], ema=0.5, **phases).apply(student, context)
         curve = [(point.phase, point.step, point.losses, point.validation) for point in outcome.curve]
         notes = [finding.message for finding in outcome.findings]
         torch.save({"weights": outcome.student.state_dict(), "curve": curve, "notes": notes}, out / "result.pt")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from compressor_distill.health import Health, overfitting
 from compressor_distill.losses import MeanAbsolute
+from compressor_distill.objective import to_training
 from compressor_distill.running_average import RunningAverage
 from compressor_distill.schedule import Schedule
 from compressor_prune.channel_importance import ChannelImportancePruning
@@ -20,6 +21,7 @@ from pydantic import PrivateAttr, ValidationError
 from torch import Tensor
 from torch.fx import GraphModule
 
+from compressor.errors import DataError
 from compressor.graph_editing import copy_graph, feed
 from compressor.loss import Loss
 from compressor.strategy import StageContext, StageOutcome
@@ -170,10 +172,35 @@ def test_a_step_that_would_do_harm_is_not_taken(
 def test_a_training_that_keeps_failing_stops_with_what_was_best(
     student: GraphModule, tiny_context: StageContext
 ) -> None:
-    options = distillation(losses=[Spoiled(at=tuple(range(4, 99)), value=float("inf"))], block_wise={"steps": 0})
+    phases = {"block_wise": {"steps": 0}, "end_to_end": {"steps": 99, "feature_weight": 0.0}}
+    options = distillation(losses=[Spoiled(at=tuple(range(4, 99)), value=float("inf"))], **phases)
     outcome = options.apply(copy_graph(student), tiny_context)
-    assert sum("half the learning rate" in message for message in said(outcome)) == 3
-    assert "kept" in said(outcome)[-1]
+    assert sum("half the learning rate" in message for message in said(outcome)) == 4
+    stopped = next(message for message in said(outcome) if message.startswith("training stopped"))
+    assert "end-to-end step 7: spoiled is no finite number; it has gone wrong 5 times" in stopped
+    best = min(outcome.curve, key=lambda point: point.validation["spoiled"])
+    assert said(outcome)[-1].startswith(f"the weights of {best.phase} step {best.step}")
+
+
+def test_a_loss_that_comes_in_late_is_no_explosion(student: GraphModule, tiny_context: StageContext) -> None:
+    late = OutputL1(weight={0.0: 0.01, 0.6: 0.01, 0.65: 100.0})
+    phases = {"block_wise": {"steps": 0}, "end_to_end": {"steps": 60, "feature_weight": 0.0, "learning_rate": 1e-5}}
+    outcome = distillation(losses=[late], validate_every=60, **phases).apply(copy_graph(student), tiny_context)
+    assert not any("half the learning rate" in message for message in said(outcome))
+
+
+def test_a_student_that_puts_out_nothing_finite_is_refused(student: GraphModule, tiny_context: StageContext) -> None:
+    broken = copy_graph(student)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    with pytest.raises(DataError, match="before training: the validation's losses are no finite numbers"):
+        distillation().apply(broken, tiny_context)
+
+
+def test_batch_norms_keep_their_statistics_while_the_rest_trains() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv1d(2, 2, 1), torch.nn.BatchNorm1d(2), torch.nn.Dropout()).eval()
+    to_training(model)
+    assert [module.training for module in model] == [True, False, True]
 
 
 def test_a_blank_output_is_noticed(student: GraphModule, tiny_context: StageContext) -> None:
