@@ -41,7 +41,7 @@ def keep(monkeypatch: pytest.MonkeyPatch, position: int) -> None:
     monkeypatch.setattr("compressor.timing.time_in_turn", timed)
 
 
-@pytest.mark.parametrize("position", range(5))
+@pytest.mark.parametrize("position", [0, 4])
 def test_the_fastest_form_is_kept_and_computes_the_same(
     position: int, tiny_teacher: Teacher, tiny_context: StageContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
