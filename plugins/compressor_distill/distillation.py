@@ -52,6 +52,9 @@ class Distillation(Strategy):
     points: tuple[str, ...] = Field(
         default=(), description="nodes whose values are compared (`*` and `?` as in a shell); found if left out"
     )
+    frozen: tuple[str, ...] = Field(
+        default=(), description="layers whose weights stay as they are, by name pattern: what is exact stays exact"
+    )
     batch_size: int = Field(default=8, ge=1, description="segments per step")
     accumulate: int = Field(default=1, ge=1, description="parts in which a batch is computed, for less memory")
     segment: int = Field(default=30, ge=1, description="length of a segment along the inputs' dynamic axis")

@@ -102,7 +102,7 @@ class Learner:
         self.health = Health()
 
     def _optimised(self) -> Optimised:
-        parameters = list(self.objective.parameters())
+        parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
         return Optimised(parameters, self.phase.learning_rate, self.options, self.company, self.precision)
 
     def step(self, parts: Sequence[Batch], done: float, rate: float) -> dict[str, float]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from compressor.errors import SelectionError
+from compressor.graph_editing import layer_name, module_nodes, select
 from compressor.loss import Loss
 from compressor_distill.feature_points import Point, PointRunner, student_inputs
 from compressor_distill.teacher_run import Batch
@@ -27,6 +29,20 @@ def to_training(student: nn.Module) -> None:
     for module in student.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
+
+
+def thaw(student: GraphModule, frozen: tuple[str, ...]) -> None:
+    """Let all of a student learn but the layers of these names.
+
+    Raises:
+        SelectionError: a pattern matches no layer, or nothing is left to learn.
+    """
+    student.requires_grad_(True)
+    layers = {layer_name(node): module for node, module in module_nodes(student, nn.Module)}
+    for name in select(list(layers), frozen, ()):
+        layers[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise SelectionError(f"frozen: {', '.join(frozen)} leave nothing to learn")
 
 
 class Objective(nn.Module):

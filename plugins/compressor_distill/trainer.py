@@ -22,7 +22,7 @@ from compressor_distill.health import Health, overfitting
 from compressor_distill.interruptions import Interruptions
 from compressor_distill.learner import Learner, Unhealthy
 from compressor_distill.lesson import Lesson
-from compressor_distill.objective import to_training
+from compressor_distill.objective import thaw, to_training
 from compressor_distill.phase_plan import PlannedPhase, learner_for, planned_phases
 from compressor_distill.phase_signals import PhaseSignals
 from compressor_distill.processor import chosen_precision
@@ -59,8 +59,7 @@ class Trainer:
         # Points are found with probes from the CPU, before the models leave it.
         self.points = find_points(self.teacher, self.student, self.options.points)
         to_training(self.student.to(self.device))
-        for parameter in self.student.parameters():
-            parameter.requires_grad_(True)
+        thaw(self.student, self.options.frozen)
         self.phases = planned_phases(self.options)
         self.precision = chosen_precision(self.options.precision, self.device)
         self.log = TrainingLog(lesson.workdir / "tensorboard" if company.leads else None, lesson.data.sample_rate)

@@ -68,3 +68,13 @@ def test_segments_too_short_to_judge_are_refused(student: GraphModule, tiny_cont
     against = {**AGAINST["adversarial"], "discriminators": ["multi-resolution"]}
     with pytest.raises(DataError, match="judge at least 905 samples, and a segment's output has 192"):
         distillation(**{**AGAINST, "adversarial": against}).apply(copy_graph(student), tiny_context)
+
+
+def test_half_precision_scales_the_gradients_of_both(student: GraphModule, tiny_context: StageContext) -> None:
+    outcome = distillation(**AGAINST, precision="fp16").apply(copy_graph(student), tiny_context)
+    assert outcome.findings[0].message.endswith(", fp16")
+    assert [point.phase for point in outcome.curve][-1] == "adversarial"
+    assert not torch.equal(
+        *(weights["conv_pre/Conv.weight"] for weights in (weights_of(outcome), student.state_dict()))
+    )
+    assert all(bool(value.isfinite().all()) for value in weights_of(outcome).values())

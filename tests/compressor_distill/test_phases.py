@@ -21,7 +21,7 @@ from pydantic import PrivateAttr, ValidationError
 from torch import Tensor
 from torch.fx import GraphModule
 
-from compressor.errors import DataError
+from compressor.errors import DataError, SelectionError
 from compressor.graph_editing import copy_graph, feed
 from compressor.loss import Loss
 from compressor.strategy import StageContext, StageOutcome
@@ -195,6 +195,16 @@ def test_a_student_that_puts_out_nothing_finite_is_refused(student: GraphModule,
         next(broken.parameters()).fill_(float("nan"))
     with pytest.raises(DataError, match="before training: the validation's losses are no finite numbers"):
         distillation().apply(broken, tiny_context)
+
+
+def test_frozen_layers_stay_as_they_are_and_the_others_learn(student: GraphModule, tiny_context: StageContext) -> None:
+    outcome = distillation(frozen=["resblocks/0/*", "conv_p*"]).apply(copy_graph(student), tiny_context)
+    for name, value in student.state_dict().items():
+        still = name.startswith(("resblocks/0/", "conv_p"))
+        assert torch.equal(weights_of(outcome)[name], value) == still, name
+    for patterns, message in ((["nix*"], "matches no layer"), (["*"], "leave nothing to learn")):
+        with pytest.raises(SelectionError, match=message):
+            distillation(frozen=patterns).apply(copy_graph(student), tiny_context)
 
 
 def test_batch_norms_keep_their_statistics_while_the_rest_trains() -> None:
