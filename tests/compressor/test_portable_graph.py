@@ -40,7 +40,8 @@ class Reading(nn.Module):
         self.conv = nn.Conv1d(2, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x) * self.k_value + self.k_value
+        value: Tensor = self.conv(x) * self.k_value + self.k_value
+        return value
 
 
 def test_one_value_that_two_nodes_read_stays_one() -> None:
