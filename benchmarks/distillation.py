@@ -5,10 +5,11 @@
 
 A line for each start and each number of minutes of training, all in one run on one machine, each in a process of its
 own: the recipe's student; its architecture with random weights; Torch-Pruning's student; a narrow HiFi-GAN of the same
-multiply-accumulates with random weights; and, without any training, onnxruntime's dynamic int8 of the teacher. All
-train on the same recordings with the same losses, and are judged by their audio against the teacher's on the last
-recordings, with 95 % intervals over utterances. What starts from random weights learns at a higher rate, which suits it
-better. Finished lines are kept in `--results`, so that a run which was interrupted goes on; `--fresh` forgets them.
+multiply-accumulates with random weights; and, without any training, onnxruntime's dynamic int8 of the teacher. A start
+is made once and trained anew for each number of minutes. All train on the same recordings with the same losses, and are
+judged by their audio against the teacher's on the last recordings, with 95 % intervals over utterances. What starts
+from random weights learns at a higher rate, which suits it better. Finished lines are kept in `--results`, so that an
+interrupted run goes on; `--fresh` forgets them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from compressor.measuring import MeasuredModel, measure
 from compressor.onnx_export import export_onnx
 from compressor.planning import Plan
 from compressor.plugin_catalog import load_catalog
+from compressor.portable_graph import PortableGraph
 from compressor.report import Measurement
 from compressor.stage_running import Workbench
 from compressor.timing import time_in_turn
@@ -86,22 +88,28 @@ def trained(plan: Plan, bench: Workbench, student: GraphModule, minutes: float, 
     strategy = whole.model_copy(update={"max_minutes": minutes, **phases})
     timed = dataclasses.replace(bench, workdir=Path(tempfile.mkdtemp()))
     context = timed.context(dataclasses.replace(stage, strategy=strategy), {})
-    made: GraphModule = strategy.apply(student, context).student
-    return made
+    after: GraphModule = strategy.apply(student, context).student
+    return after
 
 
-def line(options: argparse.Namespace, label: str, minutes: float) -> list[Measurement]:
-    """Make, train and judge one student."""
+def made(options: argparse.Namespace, label: str) -> PortableGraph:
+    """Make one start."""
+    plan, bench = prepared(options)
+    begun = time.monotonic()
+    student = STARTS[label].make(plan, dataclasses.replace(bench, seed=options.seed))
+    print(f"{label}: made in {time.monotonic() - begun:.0f} s", flush=True)
+    return PortableGraph(student)
+
+
+def line(options: argparse.Namespace, label: str, start: PortableGraph, minutes: float) -> list[Measurement]:
+    """Train and judge one student."""
     plan, bench = prepared(options)
     catalog = load_catalog()
     judges = [catalog.metrics[name]() for name in JUDGED_BY]
     bench = dataclasses.replace(bench, seed=options.seed)
-    start = STARTS[label]
-    begun = time.monotonic()
-    student = start.make(plan, bench)
-    print(f"{label}: made in {time.monotonic() - begun:.0f} s", flush=True)
+    student = start.graph
     if minutes:
-        student = trained(plan, bench, student, minutes, start.learning_rate)
+        student = trained(plan, bench, student, minutes, STARTS[label].learning_rate)
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
         (options.keep / f"{label}, {minutes:g} min.onnx").write_bytes(export_onnx(student, bench.teacher.opset))
@@ -189,13 +197,14 @@ def main() -> None:
     options = parser.parse_args()
     options.results.parent.mkdir(parents=True, exist_ok=True)
     results = Results(options.results, fresh=options.fresh)
+    starts = cache(partial(in_own_process, made, options))
     rows: list[list[str]] = []
     for minutes in options.minutes:
         for label in options.only:
             untrained = label == QUANTISED
             key = f"{label}, {0 if untrained else minutes:g} min, seed {options.seed}{''.join(options.overrides)}"
             if key not in results.lines:
-                work = (quantised, options) if untrained else (line, options, label, minutes)
+                work = (quantised, options) if untrained else (line, options, label, starts(label), minutes)
                 results.add(key, in_own_process(*work))
             found = {entry.metric: entry for entry in results.lines[key]}
             if not any(row[0] == key for row in rows):

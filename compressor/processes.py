@@ -11,8 +11,7 @@ few dependencies of its own, and leaves the training loop to us.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -90,26 +89,22 @@ def together(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     return function(*args, **kwargs)
 
 
-def serve(device_name: str) -> None:
-    """Do what the first process asks for, until it is done: all that the other processes do."""
-    _state(device_name)
-    while (call := _told(None)) is not None:
-        function, args, kwargs = call
-        function(*args, **kwargs)
-
-
-@contextmanager
-def leading(device_name: str) -> Iterator[None]:
-    """In the first process: let the others go when the block is done.
+def led_by_the_first(device_name: str, function: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
+    """Run a function in the first process and return its exit code; the others do what it asks for, and return 0.
 
     Where it fails they are left to the launcher, which ends them as soon as one process ends with an error.
     """
     if count() == 1:
-        yield
-        return
+        return function(*args, **kwargs)
     _state(device_name)
-    yield
+    if index() > 0:
+        while (call := _told(None)) is not None:
+            asked, its_args, its_kwargs = call
+            asked(*its_args, **its_kwargs)
+        return 0
+    code = function(*args, **kwargs)
     _told(None)
+    return code
 
 
 @cache

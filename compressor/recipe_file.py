@@ -106,10 +106,24 @@ def _validated(data: dict[str, Any], problems: ProblemCollector) -> Recipe:
 
 
 def _sound_part(data: dict[str, Any], error: ValidationError, problems: ProblemCollector) -> Recipe:
-    """Return the recipe without the top-level values that are wrong, if the rest is one."""
-    wrong = {str(entry["loc"][0]) for entry in error.errors() if entry["loc"]}
-    try:
-        return build(Recipe, {key: value for key, value in data.items() if key not in wrong})
-    except ValidationError:
-        problems.raise_any()
-        raise
+    """Return the recipe without the values that are wrong, or without what they stand in, if the rest is one."""
+    wrong = [entry["loc"] for entry in error.errors() if entry["loc"]]
+    for depth in (2, 1):
+        try:
+            return build(Recipe, _without(data, {location[:depth] for location in wrong}))
+        except ValidationError:
+            continue
+    problems.raise_any()
+    raise error
+
+
+def _without(data: dict[str, Any], wrong: set[tuple[int | str, ...]]) -> dict[str, Any]:
+    """Return a mapping without the entries at these locations; what is no mapping goes as a whole."""
+    left: dict[str, Any] = {}
+    for key, value in data.items():
+        inside = {location[1:] for location in wrong if location[0] == key}
+        if not inside:
+            left[key] = value
+        elif isinstance(value, dict) and () not in inside:
+            left[key] = {name: each for name, each in value.items() if (name,) not in inside}
+    return left

@@ -67,8 +67,10 @@ def run(
       compress run recipes/hifigan_student.yaml --set distillation.max_minutes=60
     """
     from compressor.cli.running import run_recipe
+    from compressor.processes import led_by_the_first
 
-    raise SystemExit(run_recipe(recipe, teacher, data, overrides, out, device, resume=resume))
+    # Of several processes that a launcher started the others help the first one train.
+    raise SystemExit(led_by_the_first(device, run_recipe, recipe, teacher, data, overrides, out, device, resume=resume))
 
 
 @main.command()

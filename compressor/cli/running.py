@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from compressor import processes
 from compressor.console import ConsoleReporter, print_table
 from compressor.figures import duration_in_words, in_words
 from compressor.pipeline import RunResult, RunSettings, run
@@ -32,27 +31,7 @@ def run_recipe(
     *,
     resume: bool,
 ) -> int:
-    """Run a recipe and return the exit code: 0, or 3 where the budget or a gate is missed.
-
-    Of several processes that a launcher started the first one does so; the others help it train.
-    """
-    if processes.index() > 0:
-        processes.serve(device)
-        return 0
-    with processes.leading(device):
-        return _run(recipe, teacher, data, overrides, out, device, resume=resume)
-
-
-def _run(
-    recipe: Path,
-    teacher: str | None,
-    data: str | None,
-    overrides: Sequence[str],
-    out: Path | None,
-    device: str,
-    *,
-    resume: bool,
-) -> int:
+    """Run a recipe and return the exit code: 0, or 3 where the budget or a gate is missed."""
     catalog = load_catalog()
     planned = load_plan(recipe, teacher=teacher, data=data, overrides=overrides, catalog=catalog)
     folder = out or Path(planned.recipe.out or f"runs/{recipe.stem}")

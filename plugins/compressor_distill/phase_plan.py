@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 BLOCK_WISE = "block-wise"
 
 
-BLOCK_WISE = "block-wise"
-
-
 @dataclass(frozen=True)
 class PlannedPhase:
     """A phase and when it is done."""

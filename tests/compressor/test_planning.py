@@ -9,7 +9,7 @@ from compressor.errors import RecipeError
 from compressor.planning import plan
 from compressor.plugin_catalog import Catalog, Origin, PluginFailure
 from compressor.recipe import Limit, Recipe
-from compressor.recipe_file import read_recipe
+from compressor.recipe_file import read_leniently, read_recipe
 from tests.compressor.fake_plugins import Distill, Folder, LowRank, MelL1, Prune, Stoi, fake_catalog
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -116,6 +116,17 @@ def test_overridden_options_are_blamed_on_the_command_line(catalog: Catalog, tmp
         plan(read_recipe(path, ["prune.round_to=0"]), catalog)
     (problem,) = caught.value.problems
     assert str(problem) == "--set prune.round_to=0: stages.1.prune.round_to: must be >= 1, found 0"
+
+
+def test_a_wrong_value_hides_no_wrong_name_beside_it(catalog: Catalog, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "teacher: t\nstages: [prune]\nbudget: {parameters: 50%, mcas: 50%}\ngates: {stoy: 0.9, macs: high}\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        plan(read_leniently(path), catalog)
+    told = str(caught.value)
+    assert all(name in told for name in ("'mcas'", "'stoy'", "'high'"))
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.yaml")), ids=lambda path: path.stem)
