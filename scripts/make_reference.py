@@ -175,12 +175,20 @@ def _signature(hook: Callable[..., object]) -> str:
 
 def _commands_page() -> str:
     blocks = ["`compress COMMAND --help` says the same.", *_paragraphs(compress.help or "")]
-    for name, command in sorted(compress.commands.items()):
+    for name, command in _commands(compress):
         arguments = "".join(f" {argument.human_readable_name}" for argument in _parameters(command, click.Argument))
         blocks += [f"## `compress {name}{arguments}`", *_paragraphs(command.help or "")]
         options = [_option_row(option) for option in _parameters(command, click.Option)]
         blocks += [_rows(("option", "default", ""), options)] if options else []
     return _page("Commands", blocks)
+
+
+def _commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield every command by its full name, those of a group after it."""
+    for name, command in sorted(group.commands.items()):
+        yield f"{before}{name}", command
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{before}{name} ")
 
 
 def _parameters(command: click.Command, kind: type[click.Parameter]) -> Iterator[Any]:

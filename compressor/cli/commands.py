@@ -158,6 +158,44 @@ def plugins(as_json: bool) -> None:
     show_plugins(as_json=as_json)
 
 
+@main.group(invoke_without_command=True)
+@AS_JSON
+@click.pass_context
+def recipes(context: click.Context, as_json: bool) -> None:
+    """List the recipes that ship.
+
+    \b
+    Examples:
+      compress recipes
+      compress recipes copy hifigan_student --to my_voice.yaml
+    """
+    if context.invoked_subcommand is None:
+        from compressor.cli.listing import show_recipes
+
+        show_recipes(as_json=as_json)
+
+
+@recipes.command()
+@click.argument("name")
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    metavar="FILE.yaml",
+    help="File or folder; here if left out.",
+)
+def copy(name: str, to: Path) -> None:
+    """Copy the recipe NAME, to change it; the schema by which editors complete it comes along.
+
+    \b
+    Example:
+      compress recipes copy hifigan_student --to my_voice.yaml
+    """
+    from compressor.cli.listing import write_copy
+
+    write_copy(name, to)
+
+
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of recipes, for editors and checkers.

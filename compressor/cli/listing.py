@@ -1,14 +1,15 @@
-"""`compress plugins` and `compress schema`."""
+"""`compress plugins`, `compress recipes` and `compress schema`."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
 from compressor.console import print_table
 from compressor.plugin_catalog import load_catalog
-from compressor.recipe_schema import recipe_schema
+from compressor.shipped_recipes import copy_recipe, schema_text, shipped_recipes
 
 
 def show_plugins(*, as_json: bool) -> None:
@@ -33,6 +34,23 @@ def show_plugins(*, as_json: bool) -> None:
         click.echo(f"not loaded: {failure}", err=True)
 
 
+def show_recipes(*, as_json: bool) -> None:
+    """Print the recipes that ship."""
+    recipes = [{"name": recipe.name, "what": recipe.summary, "file": str(recipe.path)} for recipe in shipped_recipes()]
+    if as_json:
+        click.echo(json.dumps({"recipes": recipes}, indent=2))
+        return
+    print_table(["recipe", ""], [[recipe["name"], recipe["what"]] for recipe in recipes])
+    click.echo("\na copy to change:  compress recipes copy NAME")
+
+
+def write_copy(name: str, to: Path) -> None:
+    """Copy a recipe that ships."""
+    recipe, schema = copy_recipe(name, to, load_catalog())
+    click.echo(f"{recipe}: change it, then  compress plan {recipe}")
+    click.echo(f"{schema}: editors that know YAML schemas complete and check the recipe by it")
+
+
 def show_schema() -> None:
     """Print the JSON Schema of recipes with the installed plugins."""
-    click.echo(json.dumps(recipe_schema(load_catalog()), indent=2))
+    click.echo(schema_text(load_catalog()), nl=False)
