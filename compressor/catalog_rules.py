@@ -17,6 +17,28 @@ _PREFIX = f"{hookspecs.PROJECT_NAME}_"
 _KEBAB_CASE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
+def is_name(text: str) -> bool:
+    """Say whether a recipe could name a class so."""
+    return _KEBAB_CASE.fullmatch(text) is not None
+
+
+def check_version(plugin: object, origin: str) -> None:
+    """Refuse a plugin that was made for another version of the plugin API; one that says nothing is for the first.
+
+    Raises:
+        PluginError: it was, or what it says is no version.
+    """
+    version = getattr(plugin, "COMPRESSOR_API", 1)
+    current = hookspecs.API_VERSION
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise PluginError(f"{origin}: COMPRESSOR_API is {version!r}, expected a whole number such as {current}")
+    if version != current:
+        remedy = "update onnx-student-compressor" if version > current else "update the plugin"
+        raise PluginError(
+            f"{origin}: made for version {version} of the plugin API (COMPRESSOR_API), here is {current}; {remedy}"
+        )
+
+
 def check_unmarked(plugin: object, origin: str) -> None:
     """Refuse a function called like a hook that lacks `@hookimpl`: pluggy would pass over it in silence.
 
@@ -66,7 +88,7 @@ def check_class(offer: object, contract: type, origin: str) -> str:
     if not offer.model_config.get("frozen") or offer.model_config.get("extra") != "forbid":
         raise PluginError(f"{place} must keep the contract's model_config: frozen, and extra='forbid'")
     name = getattr(offer, "name", None)
-    if not isinstance(name, str) or not _KEBAB_CASE.fullmatch(name):
+    if not isinstance(name, str) or not is_name(name):
         raise PluginError(f"{place} needs a 'name: ClassVar[str]' in kebab-case, such as 'low-rank'; found {name!r}")
     if issubclass(offer, BudgetedStrategy) and getattr(offer, "fixed_by", None) not in offer.model_fields:
         raise PluginError(

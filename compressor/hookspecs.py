@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 PROJECT_NAME = "compressor"
 
+API_VERSION = 1
+"""Goes up when plugins have to change; a plugin says which it is made for as `COMPRESSOR_API = 1` beside its hooks."""
+
 Converter = Callable[[Any, Any], Any]
 """Takes onnx2torch's node and graph, returns its `OperationConverterResult`."""
 

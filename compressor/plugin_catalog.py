@@ -6,8 +6,9 @@ The only file that knows pluggy's manager.
 from __future__ import annotations
 
 import importlib.metadata
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +17,7 @@ from pluggy import HookImpl
 from pydantic import BaseModel
 
 from compressor import hookspecs
-from compressor.catalog_rules import check_class, check_hooks, check_unmarked
+from compressor.catalog_rules import check_class, check_hooks, check_unmarked, check_version
 from compressor.data_source import DataSource
 from compressor.errors import PluginError
 from compressor.hookspecs import Converter
@@ -48,6 +49,8 @@ class PluginFailure:
 
     origin: Origin
     error: str
+    trace: str = ""
+    """Where the error came from, for whoever writes the plugin."""
 
     def __str__(self) -> str:
         return f"{self.origin} did not load: {self.error}"
@@ -100,6 +103,22 @@ class Catalog:
             "data_sources": self.data_sources,
         }
 
+    def only(self, distribution: str) -> Catalog:
+        """Return what one distribution offers to recipes, whatever else is installed."""
+
+        def own(kind: str, classes: Mapping[str, type[Any]]) -> Mapping[str, Any]:
+            return {
+                name: each for name, each in classes.items() if self.origins[kind, name].distribution == distribution
+            }
+
+        return replace(
+            self,
+            strategies=own("strategies", self.strategies),
+            metrics=own("metrics", self.metrics),
+            losses=own("losses", self.losses),
+            data_sources=own("data_sources", self.data_sources),
+        )
+
     def validation_context(self) -> dict[str, Any]:
         """Return what options that name a plugin class are resolved with; see `named_options.resolve`."""
         return {**self.by_kind(), "failures": tuple(map(str, self.failures))}
@@ -142,13 +161,15 @@ class _Collector:
             seen[entry_point.name] = origin
             try:
                 plugin = entry_point.load()
+                check_version(plugin, entry_point.value)
             except (Exception, SystemExit) as error:
-                self.failures.append(PluginFailure(origin, _reason(error)))
+                self.failures.append(_failure(origin, error))
             else:
                 self.register(plugin, origin)
 
     def register(self, plugin: object, origin: Origin) -> None:
         name = origin.plugin
+        check_version(plugin, str(origin))
         check_unmarked(plugin, str(origin))
         if name in self.by_plugin:
             raise PluginError(f"two plugins share a name: {self.by_plugin[name]} and {origin}")
@@ -202,7 +223,7 @@ class _Collector:
             try:
                 offers.append((origin, implementation.function()))
             except Exception as error:
-                self.failures.append(PluginFailure(origin, f"{hook} failed: {_reason(error)}"))
+                self.failures.append(_failure(origin, error, f"{hook} failed: "))
         return offers
 
     def claim(self, kind: str, name: str, origin: Origin) -> None:
@@ -240,6 +261,11 @@ def _origin(entry_point: importlib.metadata.EntryPoint) -> Origin:
 def _ours(origin: Origin) -> bool:
     """Say whether a plugin came with this package."""
     return origin.distribution == DISTRIBUTION
+
+
+def _failure(origin: Origin, error: BaseException, where: str = "") -> PluginFailure:
+    reason = str(error) if isinstance(error, PluginError) else _reason(error)
+    return PluginFailure(origin, f"{where}{reason}", "".join(traceback.format_exception(error)))
 
 
 def _reason(error: BaseException) -> str:

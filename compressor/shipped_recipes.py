@@ -68,7 +68,7 @@ def _folder() -> Path:
 
 def _summary(path: Path) -> str:
     """Return the first sentence of a recipe's opening comment."""
-    lines = []
+    lines: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#") or (lines and line == "#"):
             break

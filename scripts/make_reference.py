@@ -17,12 +17,9 @@ from pydantic import BaseModel
 
 from compressor import hookspecs
 from compressor.cli import main as compress
-from compressor.plugin_catalog import Catalog, load_catalog
+from compressor.plugin_catalog import DISTRIBUTION, Catalog, load_catalog
 from compressor.recipe import Recipe
 from compressor.strategy import BudgetedStrategy
-
-DISTRIBUTION: Final = "onnx-student-compressor"
-"""Only what this distribution offers is described, whatever else is installed."""
 
 NOTE: Final = "<!-- Made by scripts/make_reference.py: change the code, not this page. -->"
 
@@ -56,16 +53,12 @@ Schema = Mapping[str, Any]
 
 
 def pages(catalog: Catalog) -> dict[str, str]:
-    """Return the reference as Markdown, by file name."""
+    """Return the reference as Markdown, by file name; only what this distribution offers is described."""
     kinds = {
-        f"{kind.replace('_', '-')}.md": _kind_page(kind, _own(kind, classes, catalog))
-        for kind, classes in catalog.by_kind().items()
+        f"{kind.replace('_', '-')}.md": _kind_page(kind, classes)
+        for kind, classes in catalog.only(DISTRIBUTION).by_kind().items()
     }
     return {"recipe.md": _recipe_page(), **kinds, "hooks.md": _hooks_page(), "commands.md": _commands_page()}
-
-
-def _own(kind: str, classes: Mapping[str, type[BaseModel]], catalog: Catalog) -> dict[str, type[BaseModel]]:
-    return {name: classes[name] for name in sorted(classes) if catalog.origins[kind, name].distribution == DISTRIBUTION}
 
 
 def _page(title: str, blocks: Sequence[str]) -> str:
@@ -83,7 +76,7 @@ def _recipe_page() -> str:
 def _kind_page(kind: str, classes: Mapping[str, type[BaseModel]]) -> str:
     blocks = [KINDS[kind]]
     inner: dict[str, Schema] = {}
-    for name, plugin_class in classes.items():
+    for name, plugin_class in sorted(classes.items()):
         schema = plugin_class.model_json_schema()
         inner |= {key: part for key, part in schema.get("$defs", {}).items() if key not in CONTRACTS}
         options = _table(schema) if schema["properties"] else "No options."

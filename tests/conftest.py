@@ -7,7 +7,8 @@ import pytest
 from compressor.dataset import Dataset
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher, load_teacher
-from tests.tiny_vocoder import dataset, stage_context, tiny_vocoder, vocoder_onnx
+from compressor.testing.tiny_runs import stage_context
+from compressor.testing.tiny_vocoder import dataset, tiny_vocoder, vocoder_onnx
 
 
 @pytest.fixture(scope="session")

@@ -151,11 +151,29 @@ def compare(run_a: Path, run_b: Path, as_json: bool, output: Path | None) -> Non
 
 @main.command()
 @AS_JSON
-def plugins(as_json: bool) -> None:
+@click.option("--verbose", is_flag=True, help="Show every option, and where a plugin that did not load failed.")
+def plugins(as_json: bool, verbose: bool) -> None:
     """List the installed strategies, metrics, losses and data sources, and where they come from."""
     from compressor.cli.listing import show_plugins
 
-    show_plugins(as_json=as_json)
+    show_plugins(as_json=as_json, verbose=verbose)
+
+
+@main.command("new-plugin")
+@click.argument("name")
+@click.option(
+    "--to", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to write; compressor-NAME if not given."
+)
+def new_plugin(name: str, to: Path | None) -> None:
+    """Write a plugin with the strategy NAME: an installable package with tests that pass at once, to change.
+
+    \b
+    Example:
+      compress new-plugin tucker-conv
+    """
+    from compressor.cli.new_plugin import write_plugin
+
+    write_plugin(name, to)
 
 
 @main.group(invoke_without_command=True)

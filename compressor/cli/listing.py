@@ -2,36 +2,73 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from compressor.console import print_table
 from compressor.plugin_catalog import load_catalog
 from compressor.shipped_recipes import copy_recipe, schema_text, shipped_recipes
 
 
-def show_plugins(*, as_json: bool) -> None:
-    """Print what is installed, from which plugin and distribution."""
+def show_plugins(*, as_json: bool, verbose: bool) -> None:
+    """Print what is installed, from which plugin and distribution; with every option, and why a plugin did not load."""
     catalog = load_catalog()
     offers = [
-        {
-            "kind": kind.replace("_", " "),
-            "name": name,
-            "from": str(catalog.origins.get((kind, name), "")),
-            "what": (offer.__doc__ or "").strip().splitlines()[0] if offer.__doc__ else "",
-        }
+        _offer(kind, name, offer, str(catalog.origins.get((kind, name), "")), verbose=verbose)
         for kind, classes in catalog.by_kind().items()
         for name, offer in sorted(classes.items())
     ]
-    failures = [str(failure) for failure in catalog.failures]
     if as_json:
+        failures = [
+            {"what": str(failure), **({"trace": failure.trace} if verbose else {})} for failure in catalog.failures
+        ]
         click.echo(json.dumps({"plugins": offers, "failures": failures}, indent=2))
         return
-    print_table(["kind", "name", "from", ""], [list(offer.values()) for offer in offers])
-    for failure in failures:
-        click.echo(f"not loaded: {failure}", err=True)
+    if verbose:
+        for offer in offers:
+            _print_offer(offer)
+    else:
+        print_table(["kind", "name", "from", ""], [list(offer.values()) for offer in offers])
+    for failure in catalog.failures:
+        click.echo(f"not loaded: {failure}{chr(10) + failure.trace if verbose else ''}", err=True)
+
+
+def _offer(kind: str, name: str, offer: type[BaseModel], origin: str, *, verbose: bool) -> dict[str, Any]:
+    lines = inspect.cleandoc(offer.__doc__ or "").splitlines() or [""]
+    shown: dict[str, Any] = {"kind": kind.replace("_", " "), "name": name, "from": origin, "what": lines[0]}
+    if verbose:
+        shown["class"] = f"{offer.__module__}.{offer.__qualname__}"
+        shown["about"] = "\n".join(lines[1:]).strip()
+        shown["options"] = [
+            {
+                "name": option,
+                "default": None if field.is_required() else _default(offer, option),
+                "required": field.is_required(),
+                "what": field.description or "",
+            }
+            for option, field in offer.model_fields.items()
+        ]
+    return shown
+
+
+def _default(offer: type[BaseModel], option: str) -> Any:
+    return to_jsonable_python(offer.model_fields[option].get_default(call_default_factory=True), fallback=str)
+
+
+def _print_offer(offer: Mapping[str, Any]) -> None:
+    click.echo(f"{offer['name']}: {offer['what']}")
+    click.echo(f"  {offer['kind']}, {offer['class']}, from {offer['from']}")
+    for option in offer["options"]:
+        default = "required" if option["required"] else json.dumps(option["default"])
+        click.echo(f"    {option['name']} ({default}){': ' + option['what'] if option['what'] else ''}")
+    click.echo("")
 
 
 def show_recipes(*, as_json: bool) -> None:

@@ -6,12 +6,12 @@ import pytest
 
 from compressor.pipeline import RunResult
 from compressor.plugin_catalog import Catalog, load_catalog
+from compressor.testing.tiny_runs import TinyPlugin
 from tests.compressor.tiny_runs import (
     Faulty,
     NotExact,
     Runs,
 )
-from tests.tiny_vocoder import TinyPlugin
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from compressor.graph_editing import copy_graph
 from compressor.layer_costs import layer_costs
 from compressor.teacher_loading import Teacher
 from compressor.tensor_spec import TensorSpec
-from tests.small_graphs import chain, samples_of, traced
+from compressor.testing.small_graphs import chain, samples_of, traced
 
 
 def noise(*shape: int, seed: int = 0) -> NDArray[np.float32]:

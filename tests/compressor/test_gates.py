@@ -19,8 +19,8 @@ from compressor.recipe import Recipe
 from compressor.recipe_file import read_recipe
 from compressor.report import Measurement
 from compressor.signal_metric import Signal, SignalMetric
+from compressor.testing.tiny_runs import TinyPlugin
 from tests.compressor.tiny_runs import QUICK, STRUCTURAL, Faulty, NotExact, Runs
-from tests.tiny_vocoder import TinyPlugin
 
 
 class Nearness(SignalMetric):

@@ -27,7 +27,7 @@ from compressor.graph_editing import (
     select,
 )
 from compressor.teacher_loading import Teacher
-from tests.small_graphs import chain, inputs_of, traced
+from compressor.testing.small_graphs import chain, inputs_of, traced
 
 NAMES = ["conv_pre", "ups/0", "ups/1", "conv_post"]
 

@@ -19,7 +19,7 @@ from compressor.signal_metric import Signal, SignalMetric
 from compressor.stored_model import onnx_session
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
-from tests.small_graphs import chain, traced
+from compressor.testing.small_graphs import chain, traced
 
 
 class Sum(Metric):

@@ -22,9 +22,9 @@ from compressor.stored_model import onnx_session
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher, attach_specs, load_teacher
 from compressor.tensor_spec import TensorSpec, random_inputs
+from compressor.testing.small_graphs import chain, traced
+from compressor.testing.tiny_vocoder import mel
 from compressor.verification import check_export
-from tests.small_graphs import chain, traced
-from tests.tiny_vocoder import mel
 
 
 def shapes(content: bytes) -> dict[str, list[int | str]]:

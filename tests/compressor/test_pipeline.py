@@ -21,6 +21,7 @@ from compressor.recipe import Recipe
 from compressor.report import Report
 from compressor.stored_model import onnx_session
 from compressor.teacher_loading import Teacher
+from compressor.testing.tiny_vocoder import mel
 from tests.compressor.tiny_runs import (
     FILES,
     METRICS,
@@ -30,7 +31,6 @@ from tests.compressor.tiny_runs import (
     Runs,
     initializers,
 )
-from tests.tiny_vocoder import mel
 
 
 def test_a_run_leaves_its_files_and_nothing_else(finished: RunResult) -> None:

@@ -10,7 +10,7 @@ from torch.fx import Graph, GraphModule, symbolic_trace
 from compressor.graph_editing import feed, input_specs, output_specs
 from compressor.portable_graph import PortableGraph
 from compressor.teacher_loading import Teacher
-from tests.tiny_vocoder import mel
+from compressor.testing.tiny_vocoder import mel
 
 
 def sent(graph: GraphModule) -> GraphModule:

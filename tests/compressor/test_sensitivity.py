@@ -16,8 +16,8 @@ from torch.fx import GraphModule, Interpreter, Node
 from compressor.graph_editing import copy_graph, layer_name
 from compressor.sensitivity import sensitivities
 from compressor.teacher_loading import Teacher
-from tests.small_graphs import chain, traced
-from tests.tiny_vocoder import mel
+from compressor.testing.small_graphs import chain, traced
+from compressor.testing.tiny_vocoder import mel
 
 Array = NDArray[np.float64]
 

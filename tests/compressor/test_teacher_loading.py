@@ -21,8 +21,8 @@ from compressor.parity import RELATIVE_TOLERANCE, compare_with_onnxruntime
 from compressor.stored_model import onnx_session
 from compressor.teacher_loading import Teacher, load_teacher, read_model
 from compressor.tensor_spec import TensorSpec, random_inputs
+from compressor.testing.tiny_vocoder import as_onnx, tiny_vocoder, vocoder_onnx
 from tests.rounding_model import rounding_model
-from tests.tiny_vocoder import as_onnx, tiny_vocoder, vocoder_onnx
 
 Save = Callable[[bytes], Path]
 

@@ -15,10 +15,10 @@ from compressor.onnx_export import export_onnx
 from compressor.parity import RELATIVE_TOLERANCE
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher, load_teacher
+from compressor.testing.small_graphs import chain, traced
+from compressor.testing.tiny_vocoder import tiny_vocoder, vocoder_onnx
 from compressor.verification import check_export, check_stage
 from tests.rounding_model import rounding_model
-from tests.small_graphs import chain, traced
-from tests.tiny_vocoder import tiny_vocoder, vocoder_onnx
 
 
 def changed(graph: GraphModule, layer: str, factor: float) -> GraphModule:

@@ -23,7 +23,7 @@ from compressor.graph_editing import copy_graph, module_nodes, parameter_count
 from compressor.measuring import MeasuredModel
 from compressor.strategy import Candidate, StageContext
 from compressor.teacher_loading import Teacher
-from tests.small_graphs import chain, inputs_of, samples_of, traced
+from compressor.testing.small_graphs import chain, inputs_of, samples_of, traced
 
 Conv = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
 

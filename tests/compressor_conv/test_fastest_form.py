@@ -17,8 +17,8 @@ from compressor.errors import ExportError
 from compressor.graph_editing import copy_graph, input_specs, module_nodes, parameter_count
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
+from compressor.testing.small_graphs import traced
 from compressor.verification import check_stage
-from tests.small_graphs import traced
 
 FORMS = [
     AS_IT_IS,

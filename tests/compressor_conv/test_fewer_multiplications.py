@@ -15,8 +15,8 @@ from compressor.errors import SelectionError
 from compressor.graph_editing import copy_graph, input_specs, module_nodes, parameter_count
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
+from compressor.testing.small_graphs import chain, traced
 from compressor.verification import check_stage
-from tests.small_graphs import chain, traced
 
 
 @pytest.fixture

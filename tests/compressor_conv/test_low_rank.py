@@ -19,9 +19,10 @@ from compressor.onnx_export import export_onnx
 from compressor.strategy import Candidate, StageContext
 from compressor.teacher_loading import Teacher
 from compressor.tensor_spec import random_inputs
+from compressor.testing.small_graphs import chain, traced
+from compressor.testing.tiny_runs import stage_context
+from compressor.testing.tiny_vocoder import RATE
 from compressor.verification import check_export
-from tests.small_graphs import chain, traced
-from tests.tiny_vocoder import RATE, stage_context
 
 PROBE = 32
 """Size of the dynamic axes at which a model without a sample rate is counted."""

@@ -11,8 +11,8 @@ from compressor.errors import SelectionError
 from compressor.graph_editing import copy_graph, input_specs, module_nodes, parameter_count
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
+from compressor.testing.small_graphs import chain, inputs_of, traced
 from compressor.verification import check_stage
-from tests.small_graphs import chain, inputs_of, traced
 
 SMALL = st.integers(1, 3)
 

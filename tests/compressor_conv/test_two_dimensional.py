@@ -12,8 +12,8 @@ from compressor.errors import StageError
 from compressor.graph_editing import copy_graph, input_specs, module_nodes, output_specs, parameter_count
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
+from compressor.testing.small_graphs import chain, inputs_of, traced
 from compressor.verification import check_stage
-from tests.small_graphs import chain, inputs_of, traced
 
 ONE_DIMENSIONAL = (nn.Conv1d, nn.ConvTranspose1d)
 

@@ -22,9 +22,9 @@ from compressor.graph_editing import copy_graph, module_nodes, parameter_count
 from compressor.onnx_export import export_onnx
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
+from compressor.testing.small_graphs import chain, traced
+from compressor.testing.tiny_runs import stage_context
 from compressor.verification import check_export
-from tests.small_graphs import chain, traced
-from tests.tiny_vocoder import stage_context
 
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d
 UPSAMPLE = TransposedToStandardConv(mode="upsample")

@@ -16,7 +16,7 @@ from compressor.graph_editing import output_nodes
 from compressor.onnx_export import export_onnx
 from compressor.strategy import StageContext
 from compressor.tensor_spec import TensorSpec
-from tests.small_graphs import chain, inputs_of, traced
+from compressor.testing.small_graphs import chain, inputs_of, traced
 
 
 def layer(taps: int, dilation: int = 1, padding: int = 0, *, bias: bool = True, width: int = 3) -> nn.Conv2d:

@@ -16,8 +16,8 @@ from compressor.metric import Subject
 from compressor.plugin_catalog import load_catalog
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
+from compressor.testing.tiny_vocoder import tiny_vocoder
 from compressor.timing import Timings
-from tests.tiny_vocoder import tiny_vocoder
 
 
 @pytest.fixture

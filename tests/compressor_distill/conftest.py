@@ -10,8 +10,8 @@ from compressor.dataset import Dataset
 from compressor.graph_editing import copy_graph
 from compressor.strategy import StageOutcome
 from compressor.teacher_loading import Teacher
+from compressor.testing.tiny_runs import stage_context
 from tests.compressor_distill.short_training import distillation
-from tests.tiny_vocoder import stage_context
 
 
 @pytest.fixture(scope="module")

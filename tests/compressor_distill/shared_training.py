@@ -18,8 +18,9 @@ from compressor_prune.channel_importance import ChannelImportancePruning
 from compressor import processes
 from compressor.graph_editing import copy_graph
 from compressor.teacher_loading import load_teacher
+from compressor.testing.tiny_runs import stage_context
+from compressor.testing.tiny_vocoder import dataset
 from tests.compressor_distill.short_training import distillation
-from tests.tiny_vocoder import dataset, stage_context
 
 
 def main(teacher_path: Path, out: Path, steps: int) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compressor.progress import SilentReporter, SilentTask
 from compressor.strategy import StageOutcome
-from tests.tiny_vocoder import OutputL1
+from compressor.testing.tiny_runs import OutputL1
 
 SHORT: dict[str, Any] = {
     "losses": [OutputL1()],

@@ -18,8 +18,9 @@ from compressor.errors import SelectionError
 from compressor.graph_editing import copy_graph, output_nodes, placeholders
 from compressor.strategy import StageContext, Strategy
 from compressor.teacher_loading import Teacher
-from tests.small_graphs import chain, traced
-from tests.tiny_vocoder import mel, stage_context
+from compressor.testing.small_graphs import chain, traced
+from compressor.testing.tiny_runs import stage_context
+from compressor.testing.tiny_vocoder import mel
 
 FUSIONS = ("div", "div_1")
 

@@ -26,8 +26,9 @@ from compressor.graph_editing import copy_graph, feed
 from compressor.loss import Loss
 from compressor.strategy import StageContext, StageOutcome
 from compressor.teacher_loading import Teacher
+from compressor.testing.tiny_runs import OutputL1
+from compressor.testing.tiny_vocoder import HOP
 from tests.compressor_distill.short_training import Interrupting, assert_equal_weights, distillation, weights_of
-from tests.tiny_vocoder import HOP, OutputL1
 
 
 def test_a_batch_in_parts_is_the_same_batch(student: GraphModule, tiny_context: StageContext) -> None:

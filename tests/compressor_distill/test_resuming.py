@@ -15,8 +15,8 @@ from torch.fx import GraphModule
 from compressor.dataset import Dataset
 from compressor.graph_editing import copy_graph
 from compressor.strategy import StageContext, StageOutcome
+from compressor.testing.tiny_runs import OutputL1
 from tests.compressor_distill.short_training import Interrupting, assert_equal_weights, distillation, weights_of
-from tests.tiny_vocoder import OutputL1
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6, 7, 11])

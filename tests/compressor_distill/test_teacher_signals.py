@@ -27,8 +27,8 @@ from compressor.progress import RecordingReporter, SilentReporter
 from compressor.strategy import StageContext, StageOutcome
 from compressor.teacher_loading import Teacher
 from compressor.tensor_spec import TensorSpec
+from compressor.testing.tiny_vocoder import HOP, mel
 from tests.compressor_distill.short_training import distillation
-from tests.tiny_vocoder import HOP, mel
 
 POINTS = ("div", "div_1")
 RATES = {"div": 4, "div_1": 8}

@@ -17,8 +17,8 @@ from compressor.graph_editing import copy_graph, feed, parameter_count
 from compressor.loss import Loss
 from compressor.strategy import StageContext, StageOutcome
 from compressor.teacher_loading import Teacher
+from compressor.testing.tiny_runs import OutputL1
 from tests.compressor_distill.short_training import Interrupting, assert_equal_weights, distillation, weights_of
-from tests.tiny_vocoder import OutputL1
 
 
 def test_training_brings_the_student_nearer(

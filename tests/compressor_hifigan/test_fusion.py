@@ -22,8 +22,9 @@ from compressor.onnx_export import export_onnx
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher, load_teacher
 from compressor.tensor_spec import Dimension
-from tests.small_graphs import chain, traced
-from tests.tiny_vocoder import as_onnx, stage_context
+from compressor.testing.small_graphs import chain, traced
+from compressor.testing.tiny_runs import stage_context
+from compressor.testing.tiny_vocoder import as_onnx
 
 
 def convs(fusion: Fusion) -> list[list[list[str]]]:

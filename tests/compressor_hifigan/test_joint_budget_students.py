@@ -20,9 +20,9 @@ from compressor.graph_editing import copy_graph
 from compressor.onnx_export import export_onnx
 from compressor.strategy import StageContext, Strategy
 from compressor.teacher_loading import Teacher
+from compressor.testing.tiny_runs import stage_context
 from compressor.verification import check_export
 from tests.compressor_hifigan.read_students import read
-from tests.tiny_vocoder import stage_context
 
 
 @dataclass(frozen=True)

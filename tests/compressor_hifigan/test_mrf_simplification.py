@@ -19,8 +19,9 @@ from compressor.output_trials import output_errors
 from compressor.sensitivity import Balance
 from compressor.strategy import StageContext, StageOutcome
 from compressor.teacher_loading import Teacher
-from tests.small_graphs import chain, traced
-from tests.tiny_vocoder import ResBlock1, TinyVocoder, mel, stage_context, tiny_vocoder
+from compressor.testing.small_graphs import chain, traced
+from compressor.testing.tiny_runs import stage_context
+from compressor.testing.tiny_vocoder import ResBlock1, TinyVocoder, mel, tiny_vocoder
 
 
 def simplified(teacher: Teacher, context: StageContext, **options: int) -> StageOutcome:

@@ -20,10 +20,11 @@ from compressor.dataset import Dataset
 from compressor.graph_editing import clean, copy_graph, input_specs, module_nodes, replace_with_chain, replace_with_sum
 from compressor.strategy import StageContext, Strategy
 from compressor.teacher_loading import Teacher, load_teacher
+from compressor.testing.small_graphs import chain, traced
+from compressor.testing.tiny_runs import stage_context
+from compressor.testing.tiny_vocoder import ResBlock1, TinyVocoder, mel, tiny_vocoder, vocoder_onnx
 from compressor.verification import check_stage
 from tests.compressor_hifigan.read_students import EXACT, read, through
-from tests.small_graphs import chain, traced
-from tests.tiny_vocoder import ResBlock1, TinyVocoder, mel, stage_context, tiny_vocoder, vocoder_onnx
 
 HALVED = ChannelImportancePruning(pruning_ratio=0.5, round_to=2)
 

@@ -19,7 +19,7 @@ from compressor.dataset import Dataset
 from compressor.graph_editing import input_specs
 from compressor.progress import SilentReporter
 from compressor.strategy import StageContext
-from tests.small_graphs import inputs_of, samples_of, traced
+from compressor.testing.small_graphs import inputs_of, samples_of, traced
 
 INPUTS = 3
 WIDTHS = (4, 6, 8, 12)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compressor.graph_editing import copy_graph, parameter_count
+from compressor.testing.small_graphs import inputs_of, traced
 from tests.compressor_prune.random_graphs import (
     Beside,
     Cropped,
@@ -25,7 +26,6 @@ from tests.compressor_prune.random_graphs import (
     data_for,
     fill,
 )
-from tests.small_graphs import inputs_of, traced
 
 
 def graph_of(*layers: nn.Module, time: int | str = "time", channels: int = 3) -> GraphModule:

@@ -22,8 +22,8 @@ from compressor.graph_editing import copy_graph, module_nodes, parameter_count
 from compressor.measuring import MeasuredModel
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
-from tests.small_graphs import chain, inputs_of, traced
-from tests.tiny_vocoder import mel
+from compressor.testing.small_graphs import chain, inputs_of, traced
+from compressor.testing.tiny_vocoder import mel
 
 FUSED = "ups/0/ConvTranspose"
 """Names the group of the first stage's residual stream."""

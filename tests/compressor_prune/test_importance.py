@@ -21,8 +21,8 @@ from torch.fx import GraphModule
 
 from compressor.dataset import Sample
 from compressor.graph_editing import copy_graph
+from compressor.testing.small_graphs import inputs_of, samples_of, traced
 from tests.compressor_prune.random_graphs import Beside, context_for, data_for, fill
-from tests.small_graphs import inputs_of, samples_of, traced
 
 Array = NDArray[np.float64]
 

@@ -15,8 +15,8 @@ from torch.fx import GraphModule
 from torch.nn.modules.conv import _ConvNd
 
 from compressor.graph_editing import copy_graph, parameter_count
+from compressor.testing.small_graphs import inputs_of
 from tests.compressor_prune.random_graphs import context_for, data_for, macs, random_graphs, sizes
-from tests.small_graphs import inputs_of
 
 IMPORTANCES = ("reconstruction", "magnitude", "taylor", "activation", "fpgm", "lamp", "random")
 

@@ -13,8 +13,8 @@ from torch.fx import GraphModule
 
 from compressor.graph_editing import copy_graph
 from compressor.strategy import StageOutcome
+from compressor.testing.small_graphs import inputs_of, traced
 from tests.compressor_prune.random_graphs import Beside, Gate, Residual, Snake, context_for, data_for, fill
-from tests.small_graphs import inputs_of, traced
 
 Array = NDArray[np.float64]
 

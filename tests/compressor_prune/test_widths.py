@@ -16,8 +16,8 @@ from torch.fx import GraphModule
 from compressor.graph_editing import copy_graph
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
+from compressor.testing.small_graphs import chain, traced
 from tests.compressor_prune.random_graphs import context_for
-from tests.small_graphs import chain, traced
 
 
 def group(units: int, each: int = 1) -> ChannelGroup:

@@ -17,8 +17,8 @@ from compressor.errors import SelectionError
 from compressor.graph_editing import copy_graph, module_nodes
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher
-from tests.small_graphs import inputs_of
-from tests.tiny_vocoder import mel
+from compressor.testing.small_graphs import inputs_of
+from compressor.testing.tiny_vocoder import mel
 
 REFIT = LeastSquaresReconstruction(calibration_samples=6)
 

@@ -9,7 +9,7 @@ from compressor_reconstruct.output_judge import OutputJudge, distance
 
 from compressor.graph_editing import copy_graph
 from compressor.teacher_loading import Teacher
-from tests.small_graphs import inputs_of
+from compressor.testing.small_graphs import inputs_of
 
 
 def noise(seed: int) -> torch.Tensor:

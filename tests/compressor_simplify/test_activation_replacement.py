@@ -22,9 +22,10 @@ from compressor.graph_editing import copy_graph, layer_name, module_nodes, param
 from compressor.onnx_export import export_onnx
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher, load_teacher
+from compressor.testing.small_graphs import chain, traced
+from compressor.testing.tiny_runs import stage_context
+from compressor.testing.tiny_vocoder import as_onnx
 from compressor.verification import check_export
-from tests.small_graphs import chain, traced
-from tests.tiny_vocoder import as_onnx, stage_context
 
 
 class Snake(nn.Module):

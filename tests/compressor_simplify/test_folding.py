@@ -20,9 +20,9 @@ from compressor.graph_editing import copy_graph, module_nodes, parameter_count
 from compressor.onnx_export import export_onnx
 from compressor.strategy import StageContext, StageOutcome
 from compressor.teacher_loading import load_teacher
+from compressor.testing.small_graphs import inputs_of, traced
+from compressor.testing.tiny_vocoder import as_onnx
 from compressor.verification import check_export
-from tests.small_graphs import inputs_of, traced
-from tests.tiny_vocoder import as_onnx
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
 

@@ -20,8 +20,8 @@ import compressor
 from compressor.cli import main
 from compressor.plan_loading import load_plan
 from compressor.plugin_catalog import load_catalog
+from compressor.testing.tiny_vocoder import tiny_vocoder, vocoder_onnx
 from scripts.make_reference import pages
-from tests.tiny_vocoder import tiny_vocoder, vocoder_onnx
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(

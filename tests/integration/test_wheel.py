@@ -45,7 +45,7 @@ def test_recipes_are_inside_and_run_from_anywhere(installed: Path, tiny_onnx: Pa
     assert {recipe["name"] for recipe in listed} == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
     assert not any(Path(recipe["file"]).is_relative_to(ROOT) for recipe in listed)
     done(installed, "recipes", "copy", "exact_speedup", cwd=tmp_path, environment=environment)
-    options = ["--teacher", tiny_onnx, "--set", "metrics=[parameters, macs]", "--out", "run"]
+    options: list[str | Path] = ["--teacher", tiny_onnx, "--set", "metrics=[parameters, macs]", "--out", "run"]
     done(installed, "run", "exact_speedup.yaml", *options, cwd=tmp_path, environment=environment)
     before, after = (onnx_session(path.read_bytes()) for path in (tiny_onnx, tmp_path / "run/student.onnx"))
     assert [spec.shape for spec in after.get_inputs()] == [spec.shape for spec in before.get_inputs()]

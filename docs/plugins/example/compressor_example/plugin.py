@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from compressor.metric import Metric
     from compressor.strategy import Strategy
 
+COMPRESSOR_API = 1
+
 
 @hookimpl
 def compressor_strategies() -> Sequence[type[Strategy]]:

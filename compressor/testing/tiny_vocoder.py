@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,14 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressor.data_source import DataContext, DataSource
 from compressor.dataset import Dataset, FloatArray, Sample
-from compressor.hookspecs import hookimpl
-from compressor.loss import Loss
-from compressor.progress import SilentReporter
 from compressor.stored_model import onnx_session
-from compressor.strategy import StageContext, Strategy
-from compressor.teacher_loading import Teacher
 
 MELS, HOP, RATE = 8, 8, 800
 KERNELS, DILATIONS = (3, 7), (1, 3)
@@ -139,90 +132,22 @@ def mel(frames: int, seed: int) -> FloatArray:
     return bands[None].astype(np.float32)
 
 
-def dataset(content: bytes, train: int = 6, validation: int = 2, sample_rate: int | None = RATE) -> Dataset:
-    """Return mels of 30 to 44 frames; the reference is what the vocoder in `content` makes of each."""
+def dataset(
+    content: bytes, train: int = 6, validation: int = 2, sample_rate: int | None = RATE, frames: int = 30
+) -> Dataset:
+    """Return mels of `frames` to 14 more; the reference is what the vocoder in `content` makes of each."""
     session = onnx_session(content, 1)
 
     def sample(seed: int) -> Sample:
-        values = mel(30 + 7 * (seed % 3), seed)
+        values = mel(frames + 7 * (seed % 3), seed)
         return Sample(f"mel {seed}", {"mel": values}, session.run(None, {"mel": values})[0].reshape(-1))
 
     samples = [sample(seed) for seed in range(train + validation)]
     return Dataset(
         train=tuple(samples[:train]),
         validation=tuple(samples[train:]),
-        identity=f"tiny {train} {validation}",
+        identity=f"tiny {train} {validation} {frames}",
         description=f"{train + validation} tiny mels",
         sample_rate=sample_rate,
         findings=("one file was too short",),
     )
-
-
-def stage_context(teacher: Teacher, data: Dataset | None, workdir: Path, **changes: object) -> StageContext:
-    """Return what a stage called `stage` sees in a run with seed 0."""
-    facts: dict[str, object] = {
-        "stage": "stage",
-        "teacher": teacher,
-        "choices": {},
-        "data": data,
-        "device": "cpu",
-        "seed": 0,
-        "workdir": workdir,
-        "reporter": SilentReporter(),
-        **changes,
-    }
-    return StageContext(**facts)  # type: ignore[arg-type]
-
-
-class OutputL1(Loss):
-    """Mean absolute difference."""
-
-    name = "output-l1"
-
-    def compute(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return (student - teacher).abs().mean()
-
-
-class TinyMels(DataSource):
-    """The tiny data set, with references from a vocoder in a file."""
-
-    name = "tiny-mels"
-    vocoder: Path
-    train: int = 6
-    validation: int = 2
-    reference_offset: int = 0
-    """Samples by which references are too long."""
-
-    @property
-    def output_rate(self) -> int:
-        return RATE
-
-    def load(self, context: DataContext) -> Dataset:
-        data = dataset(self.vocoder.read_bytes(), self.train, self.validation)
-        if not self.reference_offset:
-            return data
-        longer = tuple(
-            Sample(each.name, each.inputs, np.pad(each.reference, (0, self.reference_offset)))
-            for each in data.validation
-            if each.reference is not None
-        )
-        return Dataset(data.train, longer, data.identity, sample_rate=data.sample_rate)
-
-
-class TinyPlugin:
-    """Offers what runs on the tiny vocoder need besides the installed plugins."""
-
-    def __init__(self, *strategies: type[Strategy]) -> None:
-        self.strategies = strategies
-
-    @hookimpl
-    def compressor_strategies(self) -> Sequence[type[Strategy]]:
-        return self.strategies
-
-    @hookimpl
-    def compressor_data_sources(self) -> Sequence[type[DataSource]]:
-        return [TinyMels]
-
-    @hookimpl
-    def compressor_losses(self) -> Sequence[type[Loss]]:
-        return [OutputL1]
