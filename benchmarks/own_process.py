@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import resource
 from collections.abc import Callable
 from typing import Any
@@ -20,19 +21,21 @@ def in_own_process(work: Callable[..., Any], *arguments: Any) -> Any:
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(sender, work, arguments))
+    # Pickled here: multiprocessing would share tensors' memory, which goes with the process that has it.
+    process = context.Process(target=_send, args=(sender, pickle.dumps((work, arguments))))
     process.start()
     sender.close()
     try:
-        return receiver.recv()
+        return pickle.loads(receiver.recv_bytes())  # noqa: S301 - from our own process
     except EOFError as error:
         raise ProcessDiedError(f"exit code {process.exitcode}") from error
     finally:
         process.join()
 
 
-def _send(sender: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    sender.send(work(*arguments))
+def _send(sender: Any, call: bytes) -> None:
+    work, arguments = pickle.loads(call)  # noqa: S301 - from our own process
+    sender.send_bytes(pickle.dumps(work(*arguments)))
 
 
 def peak_gigabytes() -> float:

@@ -20,7 +20,7 @@ from compressor.metric import Metric
 from compressor.onnx_export import export_onnx
 from compressor.report import Measurement
 from compressor.signal_metric import Against, Signal, SignalMetric, measured_name
-from compressor.stored_model import StoredModel
+from compressor.stored_model import StoredModel, onnx_session
 from compressor.teacher_loading import Teacher
 from compressor.tensor_spec import TensorSpec, random_inputs
 from compressor.timing import Timings, time_in_turn
@@ -177,6 +177,31 @@ class MeasuredModel:
         if self.sample_rate is None:
             raise MetricUnavailable("needs an output of known sample rate")
         return self.sample_rate
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredFile(MeasuredModel):
+    """A file under measurement that is no longer what its graph would be written as, such as one in 8 bits."""
+
+    file: bytes = b""
+
+    @property
+    def onnx_bytes(self) -> bytes:  # type: ignore[override]  # made beforehand
+        return self.file
+
+    @property
+    def _timed_bytes(self) -> bytes:
+        return self.file
+
+    @cached_property
+    def outputs(self) -> Sequence[FloatArray]:
+        session = onnx_session(self.file)
+        names = [spec.name for spec in self.teacher.inputs]
+        samples = self.data.validation if self.data else ()
+        return tuple(
+            session.run(None, {name: sample.inputs[name] for name in names})[0].astype(np.float32).reshape(-1)
+            for sample in samples
+        )
 
 
 def _output_length(graph: GraphModule, size: int) -> int:

@@ -18,6 +18,7 @@ from compressor.cache_folder import default_cache_dir
 from compressor.data_source import DataContext
 from compressor.dataset import Dataset
 from compressor.errors import CompressorError, DataError
+from compressor.finishing import finish
 from compressor.gates import judge_gates, missed_beforehand
 from compressor.graph_editing import copy_graph
 from compressor.listening import listening_samples
@@ -97,25 +98,30 @@ def run(
     line = StageLine(plan, bench, announce, kept(folder))
     line.run_to(_first_training(plan), None)
     line.look_ahead()
-    before_training = bench.measured(line.student) if _first_training(plan) < len(plan.stages) else None
+    before_training = bench.measured(line.student) if _first_training(plan) < len(plan.graph_stages) else None
     with folder:
         if line.spending is not None:
             keep(line.spending, folder)
-        line.run_to(len(plan.stages), folder)
+        line.run_to(len(plan.graph_stages), folder)
         content = export_onnx(line.student, teacher.opset, student_metadata(plan, teacher))
+        checks = check_export(content, line.student)
+        student = finish(bench, plan.file_stages, line.student, content, line.records[-1] if line.records else None)
+        records = (*line.records, *student.records)
         telling.say("measuring the finished student")
-        student = bench.measured(line.student)
-        finished = measure_finished(student, plan.metrics)
+        finished = measure_finished(student.measured, plan.metrics)
         outcome = Outcome(
-            records=tuple(line.records),
+            records=records,
             finished=finished,
             curve=line.curve,
             allocation=line.allocation,
-            verdicts=judge(plan.limits, measured, line.records[-1].measurements),
-            gates=judge_gates(plan.recipe.gates, plan.metrics, (*line.records[-1].measurements, *finished)),
-            checks=check_export(content, line.student),
-            samples=listening_samples(folder, student, before_training),
+            verdicts=judge(plan.limits, measured, records[-1].measurements),
+            gates=judge_gates(plan.recipe.gates, plan.metrics, (*records[-1].measurements, *finished)),
+            checks=checks,
+            samples=listening_samples(folder, student.measured, before_training),
         )
+        if plan.file_stages:
+            folder.write("student_float.onnx", content)
+            content = student.content
         if teacher.whole is not None:
             folder.write("student_region.onnx", content)
             content = in_its_place(teacher.whole, bench, line.student, content, student_metadata(plan, teacher))
@@ -167,12 +173,13 @@ def check_device(device: str) -> None:
 
 
 def _first_training(plan: Plan) -> int:
-    """Return the position of the first stage that trains, or the number of stages."""
-    return next((at for at, stage in enumerate(plan.stages) if stage.strategy.trains), len(plan.stages))
+    """Return the position of the first stage that trains, or the number of those on the graph."""
+    stages = plan.graph_stages
+    return next((at for at, stage in enumerate(stages) if stage.strategy.trains), len(stages))
 
 
 class StageLine:
-    """The stages of a plan, run one after the other; holds the student between them.
+    """The stages of a plan that work on the graph, run one after the other; holds the student between them.
 
     `spending` is what an earlier part of the same run spent its budget on.
     """
@@ -184,7 +191,7 @@ class StageLine:
         announce: Callable[[StageRecord], None],
         spending: Spending | None = None,
     ) -> None:
-        self.plan = plan
+        self.stages = plan.graph_stages
         self.bench = bench
         self.announce = announce
         self.student = copy_graph(bench.teacher.graph)
@@ -199,18 +206,18 @@ class StageLine:
 
     def look_ahead(self) -> None:
         """Try out the structural stages to come, and tell which limits they will miss."""
-        rehearsal = Rehearsal(self.bench, self.plan.stages[len(self.records) :], self.student)
+        rehearsal = Rehearsal(self.bench, self.stages[len(self.records) :], self.student)
         for warning in look_ahead(rehearsal, spent=self.spending.choices if self.spending else None):
             self.bench.reporter.say(warning)
 
     def run_to(self, end: int, folder: RunFolder | None) -> None:
         """Run the stages that come before position `end` and are not done yet."""
         for position in range(len(self.records), end):
-            stage = self.plan.stages[position]
+            stage = self.stages[position]
             before = self.records[-1] if self.records else None
-            self.bench.reporter.say(f"[{position + 1}/{len(self.plan.stages)}] {stage.label}")
+            self.bench.reporter.say(f"[{position + 1}/{len(self.stages)}] {stage.label}")
             if self.spending is None and self.bench.limits and budgeted(stage):
-                choices, allocation = spend_budget(self.bench, self.plan.stages[position:], self.student)
+                choices, allocation = spend_budget(self.bench, self.stages[position:], self.student)
                 self.spending = Spending(choices=choices, allocation=allocation)
                 if folder is not None:
                     keep(self.spending, folder)

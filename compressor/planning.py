@@ -18,7 +18,7 @@ from compressor.recipe import Limit, Named, Recipe
 from compressor.recipe_file import RecipeDocument, stage_labels
 from compressor.recipe_problems import NOWHERE, Location, ProblemCollector
 from compressor.signal_metric import SignalMetric, split_measured_name
-from compressor.strategy import BudgetedStrategy, Strategy
+from compressor.strategy import BudgetedStrategy, FileStrategy, Strategy
 from compressor.validation_messages import explain
 
 _Built = TypeVar("_Built", bound=BaseModel)
@@ -46,6 +46,16 @@ class Plan:
     """The budget, by metric; each of these metrics is among `metrics`."""
     converters: Converters = field(default_factory=dict)
     """ONNX operators that plugins convert, for loading the teacher."""
+
+    @property
+    def graph_stages(self) -> tuple[PlannedStage, ...]:
+        """Those that work on the graph."""
+        return tuple(stage for stage in self.stages if not isinstance(stage.strategy, FileStrategy))
+
+    @property
+    def file_stages(self) -> tuple[PlannedStage, ...]:
+        """Those that work on the finished student's file; they come last."""
+        return tuple(stage for stage in self.stages if isinstance(stage.strategy, FileStrategy))
 
 
 def plan(source: RecipeDocument | Recipe, catalog: Catalog) -> Plan:
@@ -81,6 +91,7 @@ class _Planner:
             strategy = self.build("strategies", self.catalog.strategies, named, location)
             if strategy is not None:
                 self.check_budget(strategy, location)
+                self.check_place(strategy, planned, location)
                 origin = self.catalog.origins.get(("strategies", named.name), "")
                 planned.append(PlannedStage(label, strategy, str(origin)))
         return tuple(planned)
@@ -133,6 +144,17 @@ class _Planner:
         if isinstance(strategy, BudgetedStrategy) and not strategy.fixed and not self.recipe.budget:
             message = f"'{strategy.name}' has neither a budget to spend nor '{strategy.fixed_by}': give one of them"
             self.problems.add(location, message)
+
+    def check_place(self, strategy: Strategy, before: list[PlannedStage], location: Location) -> None:
+        """Note where a stage stands that cannot stand there."""
+        on_file = isinstance(strategy, FileStrategy)
+        if on_file and self.recipe.teacher.region is not None:
+            message = f"'{strategy.name}' works on the file of a whole model, and the teacher is a region of one"
+            self.problems.add(location, f"{message}: leave it out, or compress the whole model")
+        rewritten = next((each.label for each in before if isinstance(each.strategy, FileStrategy)), None)
+        if rewritten and not on_file:
+            message = f"'{strategy.name}' works on the graph, of which '{rewritten}' before it makes a finished file"
+            self.problems.add(location, f"{message}: let '{rewritten}' come last")
 
     def check_data(self, plugin_class: type[Strategy | Metric] | None, name: str, location: Location) -> None:
         if plugin_class is not None and plugin_class.needs_data and self.recipe.data is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +124,8 @@ def run_stage(
         proof = check_stage(stage.label, student, outcome.student, input_specs(student))
     same_output = before.measurements if before and stage.strategy.preserves_output else ()
     measurements = measure(bench.measured(outcome.student), bench.metrics, same_output)
-    record = _record(stage, outcome, fingerprint, restored, proof, measurements, time.monotonic() - begun)
+    seconds = time.monotonic() - begun
+    record = stage_record(stage, outcome.findings, fingerprint, measurements, seconds, restored=restored, proof=proof)
     if folder is not None and stage.strategy.trains and not restored:
         folder.save_weights(stage.label, fingerprint, outcome.student.state_dict())
         folder.write(_notes_name(stage), _notes(outcome).encode())
@@ -187,15 +188,17 @@ def _restored(
     )
 
 
-def _record(
+def stage_record(
     stage: PlannedStage,
-    outcome: StageOutcome,
+    findings: Sequence[Finding],
     fingerprint: str,
-    restored: bool,
-    proof: str,
     measurements: tuple[Measurement, ...],
     seconds: float,
+    *,
+    restored: bool = False,
+    proof: str = "",
 ) -> StageRecord:
+    """Return what a report keeps of a stage."""
     return StageRecord(
         stage=stage.label,
         strategy=stage.strategy.name,
@@ -205,7 +208,7 @@ def _record(
         restored=restored,
         proof=proof,
         measurements=measurements,
-        findings=tuple(_finding(entry.message, entry.layer, entry.values) for entry in outcome.findings),
+        findings=tuple(_finding(entry.message, entry.layer, entry.values) for entry in findings),
     )
 
 

@@ -106,6 +106,31 @@ class Strategy(BaseModel, ABC):
         """Return the changed graph; `student` is the stage's own copy and may be changed in place."""
 
 
+@dataclass(frozen=True)
+class FileOutcome:
+    """The changed file and what the stage has to tell."""
+
+    content: bytes
+    findings: tuple[Finding, ...] = ()
+
+
+class FileStrategy(Strategy):
+    """A strategy that changes the student's finished file, such as into 8-bit weights; the graph stays as it is.
+
+    No graph comes of it, so that only strategies of its kind may follow.
+    """
+
+    keeps_structure: ClassVar[bool] = True
+
+    def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
+        """Return the graph as it is."""
+        return StageOutcome(student)
+
+    @abstractmethod
+    def rewrite(self, content: bytes, student: GraphModule, context: StageContext) -> FileOutcome:
+        """Return the changed file; `content` is the ONNX file written for the graph `student`, or what came of it."""
+
+
 class BudgetedStrategy(Strategy):
     """A strategy that can spend a budget: it says what it could do, and is told what to do.
 

@@ -19,6 +19,14 @@ SET = click.option(
     help="Change one value of the recipe, such as distillation.end_to_end.steps=4000 or budget.parameters=25%.",
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+QUIET = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors, and what --json asks for.")
+
+
+def recipe_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Return the recipes that ship, for the shell to complete."""
+    from compressor.shipped_recipes import shipped_recipes
+
+    return [recipe.name for recipe in shipped_recipes() if recipe.name.startswith(incomplete)]
 
 
 @click.group(cls=ErrorsForPeople, invoke_without_command=True)
@@ -47,6 +55,8 @@ def main(context: click.Context) -> None:
 @SET
 @click.option("--device", default="cpu", show_default=True, help="Where training runs: cpu, cuda, cuda:1, mps.")
 @click.option("--resume", is_flag=True, help="Accept a finished run of the same recipe and rebuild its outputs.")
+@QUIET
+@AS_JSON
 def run(
     recipe: Path,
     teacher: str | None,
@@ -55,6 +65,8 @@ def run(
     overrides: tuple[str, ...],
     device: str,
     resume: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Run RECIPE: compress, distil, check and report.
 
@@ -70,7 +82,8 @@ def run(
     from compressor.processes import led_by_the_first
 
     # Of several processes that a launcher started the others help the first one train.
-    raise SystemExit(led_by_the_first(device, run_recipe, recipe, teacher, data, overrides, out, device, resume=resume))
+    how = {"resume": resume, "quiet": quiet, "as_json": as_json}
+    raise SystemExit(led_by_the_first(device, run_recipe, recipe, teacher, data, overrides, out, device, **how))
 
 
 @main.command()
@@ -78,7 +91,11 @@ def run(
 @TEACHER
 @DATA
 @SET
-def plan(recipe: Path, teacher: str | None, data: str | None, overrides: tuple[str, ...]) -> None:
+@QUIET
+@AS_JSON
+def plan(
+    recipe: Path, teacher: str | None, data: str | None, overrides: tuple[str, ...], quiet: bool, as_json: bool
+) -> None:
     """Say what RECIPE would do, without training and without writing a run folder.
 
     Everything is validated; the structural stages are carried out in memory, so that the figures are real.
@@ -89,7 +106,7 @@ def plan(recipe: Path, teacher: str | None, data: str | None, overrides: tuple[s
     """
     from compressor.cli.planning import show_plan
 
-    show_plan(recipe, teacher, data, overrides)
+    show_plan(recipe, teacher, data, overrides, quiet=quiet, as_json=as_json)
 
 
 @main.command()
@@ -194,7 +211,7 @@ def recipes(context: click.Context, as_json: bool) -> None:
 
 
 @recipes.command()
-@click.argument("name")
+@click.argument("name", shell_complete=recipe_names)
 @click.option(
     "--to",
     type=click.Path(path_type=Path),
@@ -212,6 +229,22 @@ def copy(name: str, to: Path) -> None:
     from compressor.cli.listing import write_copy
 
     write_copy(name, to)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes SHELL complete commands, options and file names.
+
+    \b
+    Examples:
+      compress completion bash >> ~/.bashrc
+      compress completion zsh >> ~/.zshrc
+      compress completion fish > ~/.config/fish/completions/compress.fish
+    """
+    from compressor.cli.completion import completion_script
+
+    click.echo(completion_script(main, shell))
 
 
 @main.command()

@@ -22,5 +22,6 @@ class ErrorsForPeople(click.Group):
             click.echo(f"error: {error}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("\ninterrupted; the same command resumes from the last checkpoint", err=True)
+            resumes = "; the same command goes on from the last checkpoint" if ctx.invoked_subcommand == "run" else ""
+            click.echo(f"\ninterrupted{resumes}", err=True)
             sys.exit(INTERRUPTED)

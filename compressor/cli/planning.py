@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
+from pydantic import BaseModel
 
 from compressor.console import ConsoleReporter, print_table
 from compressor.figures import in_words, share_in_words
@@ -16,30 +18,37 @@ from compressor.layer_costs import LayerCost, layer_costs
 from compressor.pipeline import RunSettings, StageLine, prepare
 from compressor.plan_loading import load_plan
 from compressor.plugin_catalog import load_catalog
+from compressor.progress import SilentReporter
 from compressor.rehearsal import budgeted
 from compressor.report import AllocationRecord, Measurement, StageRecord
 from compressor.stage_running import Workbench
 from compressor.teacher_loading import load_teacher
 
 
-def show_plan(recipe: Path, teacher: str | None, data: str | None, overrides: Sequence[str]) -> None:
+def show_plan(
+    recipe: Path, teacher: str | None, data: str | None, overrides: Sequence[str], *, quiet: bool, as_json: bool
+) -> None:
     """Carry out the structural stages in memory and print what each does and costs."""
     catalog = load_catalog()
     planned = load_plan(recipe, teacher=teacher, data=data, overrides=overrides, catalog=catalog)
-    structural = replace(planned, stages=tuple(stage for stage in planned.stages if not stage.strategy.trains))
-    skipped = [stage.label for stage in planned.stages if stage.strategy.trains]
+    structural = replace(planned, stages=tuple(stage for stage in planned.graph_stages if not stage.strategy.trains))
+    skipped = {stage.label: "it trains" for stage in planned.graph_stages if stage.strategy.trains}
+    skipped |= {stage.label: "it works on the finished student's file" for stage in planned.file_stages}
     with tempfile.TemporaryDirectory() as nowhere:
         settings = RunSettings(out=Path(nowhere) / "run", name=recipe.stem)
         bench, measured = prepare(
             structural,
             load_teacher(planned.recipe.teacher.onnx, planned.converters, planned.recipe.teacher.region),
             settings,
-            ConsoleReporter(),
+            SilentReporter() if quiet else ConsoleReporter(),
         )
         line = StageLine(structural, bench, lambda _: None)
         line.run_to(next((at for at, stage in enumerate(structural.stages) if budgeted(stage)), 0), None)
         unspent = layer_costs(line.student)
         line.run_to(len(structural.stages), None)
+    if as_json:
+        click.echo(json.dumps(_as_data(line, bench, measured, skipped), indent=2))
+        return
     _print_layers("teacher", layer_costs(bench.teacher.graph))
     _print_allocation(line.allocation, line.records, bench, unspent)
     _print_findings(line.records)
@@ -49,8 +58,29 @@ def show_plan(recipe: Path, teacher: str | None, data: str | None, overrides: Se
         click.echo(f"budget: {metric} at most {in_words(limit)} ({planned.limits[metric].text})")
     for gate in judge_gates(planned.recipe.gates, planned.metrics, ()):
         click.echo(f"gate: {gate.metric} {gate.bound} {in_words(gate.threshold, gate.unit)}, of the finished student")
-    for label in skipped:
-        click.echo(f"not done here, because it trains: {label}")
+    for label, reason in skipped.items():
+        click.echo(f"not done here, because {reason}: {label}")
+
+
+def _as_data(
+    line: StageLine, bench: Workbench, teacher: Sequence[Measurement], skipped: Mapping[str, str]
+) -> dict[str, object]:
+    """Return the plan for programs; records have the form that they have in `report.json`."""
+    return {
+        "teacher": {
+            "measurements": _dumped(teacher),
+            "layers": [asdict(each) for each in layer_costs(bench.teacher.graph)],
+        },
+        "stages": _dumped(line.records),
+        "allocation": _dumped(line.allocation),
+        "student": {"layers": [asdict(each) for each in layer_costs(line.student)]},
+        "budget": dict(bench.limits),
+        "not_done": dict(skipped),
+    }
+
+
+def _dumped(records: Sequence[BaseModel]) -> list[dict[str, object]]:
+    return [record.model_dump(mode="json") for record in records]
 
 
 def _print_layers(whose: str, layers: Sequence[LayerCost]) -> None:

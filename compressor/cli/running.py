@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
+
 from compressor.console import ConsoleReporter, print_table
 from compressor.figures import duration_in_words, in_words
 from compressor.pipeline import RunResult, RunSettings, run
 from compressor.plan_loading import load_plan
 from compressor.planning import Plan
 from compressor.plugin_catalog import load_catalog
+from compressor.progress import Reporter, SilentReporter
 from compressor.report import GateVerdict, Measurement, Report, Verdict
 from compressor.report_quality import quality_rows
 from compressor.signal_metric import split_measured_name
@@ -30,20 +33,26 @@ def run_recipe(
     device: str,
     *,
     resume: bool,
+    quiet: bool = False,
+    as_json: bool = False,
 ) -> int:
     """Run a recipe and return the exit code: 0, or 3 where the budget or a gate is missed."""
     catalog = load_catalog()
     planned = load_plan(recipe, teacher=teacher, data=data, overrides=overrides, catalog=catalog)
     folder = out or Path(planned.recipe.out or f"runs/{recipe.stem}")
-    reporter = ConsoleReporter()
+    reporter = SilentReporter() if quiet else ConsoleReporter()
     _say_how_long(planned, reporter)
     settings = RunSettings(out=folder, name=recipe.stem, device=device, resume=resume)
     result = run(planned, settings, reporter, catalog.relay.stage_completed)
-    _show(result)
+    if as_json:
+        click.echo(result.report.model_dump_json(indent=2))
+    elif not quiet:
+        _print(result.report)
+    _say_where(result, reporter)
     return 0 if result.budget_met and result.gates_passed else MISSED
 
 
-def _say_how_long(planned: Plan, reporter: ConsoleReporter) -> None:
+def _say_how_long(planned: Plan, reporter: Reporter) -> None:
     limits = [stage.strategy.longest_minutes for stage in planned.stages if stage.strategy.trains]
     stages = " → ".join(stage.label for stage in planned.stages)
     reporter.say(f"stages: {stages}")
@@ -56,11 +65,13 @@ def _say_how_long(planned: Plan, reporter: ConsoleReporter) -> None:
         reporter.say(f"this takes at most about {minutes:.0f} minutes")
 
 
-def _show(result: RunResult) -> None:
-    report = result.report
+def _print(report: Report) -> None:
     print_figures(report)
     print_verdicts(report)
-    reporter = ConsoleReporter()
+
+
+def _say_where(result: RunResult, reporter: Reporter) -> None:
+    report = result.report
     reporter.say(f"done in {duration_in_words(report.seconds)}: {result.folder / 'student.onnx'}")
     reporter.say(f"look and listen: {result.folder / 'report.html'}")
     reporter.say(f"licence: the student derives from its teacher ({report.teacher.licence})")

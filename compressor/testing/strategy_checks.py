@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from compressor.calibration import PROBE_SIZE
@@ -15,7 +16,16 @@ from compressor.errors import CompressorError, VerificationError
 from compressor.graph_editing import copy_graph, feed, input_specs, parameter_count
 from compressor.measuring import MeasuredModel
 from compressor.onnx_export import export_onnx
-from compressor.strategy import BudgetedStrategy, Candidate, Finding, StageContext, StageOutcome, Strategy
+from compressor.stored_model import onnx_session
+from compressor.strategy import (
+    BudgetedStrategy,
+    Candidate,
+    FileStrategy,
+    Finding,
+    StageContext,
+    StageOutcome,
+    Strategy,
+)
 from compressor.teacher_loading import Teacher
 from compressor.tensor_spec import random_inputs
 from compressor.testing.failures import CheckFailedError, check, check_options
@@ -64,6 +74,8 @@ def check_strategy(
     teacher = teacher or tiny_teacher()
     data = data or dataset(teacher.content)
     before = student or teacher.graph
+    if isinstance(strategy, FileStrategy):
+        return _check_on_file(strategy, before, teacher, data)
     with tempfile.TemporaryDirectory() as folder:
         context = stage_context(teacher, data, Path(folder) / "stage", stage=name)
         if choices is None and isinstance(strategy, BudgetedStrategy) and not strategy.fixed:
@@ -81,6 +93,29 @@ def check_strategy(
     _check_place(name, outcome.student, teacher)
     _check_promises(strategy, before, outcome.student)
     return outcome
+
+
+def _check_on_file(strategy: FileStrategy, student: GraphModule, teacher: Teacher, data: Dataset) -> StageOutcome:
+    """Check what a strategy makes of a student's file: twice the same, with findings, in the teacher's place."""
+    content = export_onnx(copy_graph(student), teacher.opset)
+    with tempfile.TemporaryDirectory() as folder:
+        context = stage_context(teacher, data, Path(folder) / "stage", stage=strategy.name)
+        outcome, again = (strategy.rewrite(content, copy_graph(student), context) for _ in range(2))
+    check(bool(outcome.findings), f"{strategy.name}: no finding; say what was done to which layer, or why nothing was")
+    before, after, repeated = (onnx_session(each) for each in (content, outcome.content, again.content))
+    for size in PROOF_SIZES:
+        arrays = random_inputs(teacher.inputs, size, seed=size)
+        wanted, found, other = (session.run(None, arrays) for session in (before, after, repeated))
+        check(
+            [each.shape for each in found] == [each.shape for each in wanted],
+            f"{strategy.name}: at size {size} the file puts out {[each.shape for each in found]}, before "
+            f"{[each.shape for each in wanted]}",
+        )
+        check(
+            all(np.array_equal(a, b) for a, b in zip(found, other, strict=True)),
+            f"{strategy.name}: applied again it computes something else; draw random numbers from context.seed alone",
+        )
+    return StageOutcome(student, outcome.findings)
 
 
 def _weights(graph: GraphModule) -> dict[str, Tensor]:

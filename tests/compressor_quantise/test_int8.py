@@ -1,0 +1,155 @@
+"""8 bits, held against numpy and onnxruntime."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import yaml
+from compressor_quantise.int8 import Int8Quantisation
+from compressor_quantise.quantisation_noise import noise_by_layer, weight_noise
+from compressor_quantise.quantising import quantisable
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from compressor.errors import RecipeError, SelectionError
+from compressor.pipeline import RunSettings, run
+from compressor.plan_loading import load_plan
+from compressor.plugin_catalog import load_catalog
+from compressor.stored_model import onnx_session
+from compressor.strategy import FileOutcome
+from compressor.testing import as_onnx, chain, dataset, stage_context, tiny_teacher
+from compressor.testing.tiny_runs import TinyPlugin
+
+CONTENT = tiny_teacher().content
+DATA = dataset(CONTENT)
+
+
+def rewritten(tmp_path: Path, **options: Any) -> FileOutcome:
+    context = stage_context(tiny_teacher(), DATA, tmp_path)
+    return Int8Quantisation.model_validate(options).rewrite(CONTENT, tiny_teacher().graph, context)
+
+
+def drift(content: bytes) -> float:
+    """Return how far the output moves on the first four training samples, by numpy."""
+    before, after = onnx_session(CONTENT), onnx_session(content)
+    pairs = [[session.run(None, sample.inputs)[0] for session in (before, after)] for sample in DATA.train[:4]]
+    moved = sum(float(np.sum((b.astype(float) - a) ** 2)) for a, b in pairs)
+    return float(np.sqrt(moved / sum(float(np.sum(a.astype(float) ** 2)) for a, _ in pairs)))
+
+
+def in_eight_bits(content: bytes) -> int:
+    """Return how many convolutions read what was 8 bits."""
+    graph = onnx.load_model_from_string(content).graph
+    made = {node.output[0]: node.op_type for node in graph.node}
+    return sum(node.op_type == "Conv" and made.get(node.input[1]) == "DequantizeLinear" for node in graph.node)
+
+
+def test_where_all_is_allowed_every_layer_is_in_eight_bits(tmp_path: Path) -> None:
+    outcome = rewritten(tmp_path, max_drift=100.0)
+    convolutions = quantisable(CONTENT, ("Conv",))
+    assert in_eight_bits(outcome.content) == len(convolutions) > 10
+    assert len(outcome.findings) == 1
+    assert outcome.findings[0].values["drift"] == pytest.approx(drift(outcome.content), rel=1e-6)
+
+
+def test_where_nothing_is_allowed_the_file_stays(tmp_path: Path) -> None:
+    outcome = rewritten(tmp_path, max_drift=1e-9)
+    assert outcome.content == CONTENT
+    assert {finding.layer for finding in outcome.findings[1:]} == set(quantisable(CONTENT, ("Conv",)))
+
+
+def test_layers_of_the_most_noise_stay_in_float_until_the_output_moves_no_further(tmp_path: Path) -> None:
+    whole = drift(rewritten(tmp_path, max_drift=100.0).content)
+    outcome = rewritten(tmp_path, max_drift=whole / 2)
+    assert 0 < drift(outcome.content) <= whole / 2
+    left = [finding.values["noise"] for finding in outcome.findings[1:]]
+    assert 0 < len(left) < len(quantisable(CONTENT, ("Conv",)))
+    assert left == sorted(left, reverse=True)
+
+
+def test_what_is_ignored_stays_in_float(tmp_path: Path) -> None:
+    outcome = rewritten(tmp_path, max_drift=100.0, targets=["*resblocks*"], ignore=["*convs2*"])
+    chosen = [name for name in quantisable(CONTENT, ("Conv",)) if "resblocks" in name and "convs2" not in name]
+    assert in_eight_bits(outcome.content) == len(chosen)
+    with pytest.raises(SelectionError):
+        rewritten(tmp_path, targets=["nothing*"])
+
+
+@given(st.integers(1, 6), st.integers(1, 40), st.integers(0, 1000))
+def test_noise_of_weights_is_that_of_onnxruntimes_quantisation(rows: int, columns: int, seed: int) -> None:
+    weight = np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
+    low, high = np.minimum(weight.min(1), 0), np.maximum(weight.max(1), 0)
+    scale = ((high - low) / 255).astype(np.float32)
+    zero = np.round(-low / scale).astype(np.uint8)
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", ["w", "scale", "zero"], ["q"], axis=0),
+        onnx.helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"], axis=0),
+    ]
+    constants = [onnx.numpy_helper.from_array(scale, "scale"), onnx.numpy_helper.from_array(zero, "zero")]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, weight.shape) for name in "wy"]
+    graph = onnx.helper.make_graph(nodes, "rounding", values[:1], values[1:], constants)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    rebuilt = onnx_session(model.SerializeToString()).run(None, {"w": weight})[0]
+    wanted = float(np.sum((rebuilt - weight) ** 2) / np.sum(weight**2))
+    # The zero point is rounded too, so that an end of the range may lie half a step outside.
+    assert weight_noise(weight) == pytest.approx(wanted, rel=0.5, abs=1e-5)
+
+
+def test_noise_of_activations_is_a_twelfth_of_a_step_squared() -> None:
+    content = as_onnx(chain(nn.Conv1d(2, 3, 1)), torch.zeros(1, 2, 16))
+    (layer,) = quantisable(content, ("Conv",))
+    values = np.random.default_rng(0).uniform(-1, 1, (1, 2, 5000)).astype(np.float32)
+    step = (values.max() - values.min()) / 255
+    rounded = np.round(values / step) * step
+    graph = onnx.load_model_from_string(content).graph
+    weight = next(onnx.numpy_helper.to_array(each) for each in graph.initializer if len(each.dims) > 1)
+    noise = noise_by_layer(content, [layer], [{"x": values}])[layer] - weight_noise(weight)
+    assert noise == pytest.approx(float(np.sum((rounded - values) ** 2) / np.sum(values**2)), rel=0.05)
+
+
+def recipe(tmp_path: Path, stages: list[Any], **changes: Any) -> Path:
+    (tmp_path / "tiny.onnx").write_bytes(CONTENT)
+    content = {
+        "teacher": str(tmp_path / "tiny.onnx"),
+        "data": {"tiny-mels": {"vocoder": str(tmp_path / "tiny.onnx")}},
+        "stages": stages,
+        "metrics": ["parameters", "bytes", "output-drift"],
+        **changes,
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def test_a_run_reports_the_file_beside_the_float_student(tmp_path: Path) -> None:
+    catalog = load_catalog([TinyPlugin()])
+    path = recipe(tmp_path, ["transposed-to-standard-conv", {"int8-quantisation": {"max_drift": 100.0}}])
+    run(load_plan(path, catalog=catalog), RunSettings(tmp_path / "run"))
+    stages = json.loads((tmp_path / "run/report.json").read_text(encoding="utf-8"))["stages"]
+    before, after = ({each["metric"]: each["value"] for each in stage["measurements"]} for stage in stages)
+    student, plain = ((tmp_path / "run" / name).read_bytes() for name in ("student.onnx", "student_float.onnx"))
+    assert after["bytes"] == len(student)
+    # The finished file says where it comes from besides.
+    assert before["bytes"] == pytest.approx(len(plain), rel=0.01)
+    assert before["output-drift"] < 1e-6 < after["output-drift"]
+    assert before["parameters"] == after["parameters"]
+    assert in_eight_bits(student) > 10
+    assert in_eight_bits(plain) == 0
+
+
+def test_where_it_cannot_stand_is_told_with_the_rest(tmp_path: Path) -> None:
+    catalog = load_catalog([TinyPlugin()])
+    region = {"onnx": "tiny.onnx", "region": {"inputs": ["a"], "outputs": ["b"]}}
+    path = recipe(tmp_path, ["int8-quantisation", "fold"], teacher=region)
+    with pytest.raises(RecipeError) as caught:
+        load_plan(path, catalog=catalog)
+    told = str(caught.value)
+    assert "the teacher is a region of one" in told
+    assert "'fold' works on the graph, of which 'int8-quantisation' before it makes a finished file" in told
