@@ -37,10 +37,11 @@ from compressor.errors import CompressorError
 from compressor.figures import in_words
 from compressor.hookspecs import hookimpl
 from compressor.measuring import measure
-from compressor.pipeline import RunSettings, StageLine, prepare
 from compressor.plugin_catalog import load_catalog
+from compressor.preparing import RunSettings, prepare
 from compressor.progress import SilentReporter
 from compressor.recipe import Recipe
+from compressor.stage_line import StageLine
 from compressor.teacher_loading import load_teacher
 
 BUDGET = {"parameters": "30%", "macs": "30%"}

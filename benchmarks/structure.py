@@ -33,12 +33,13 @@ from compressor.figures import in_words
 from compressor.graph_editing import copy_graph
 from compressor.measuring import measure
 from compressor.metric import Metric
-from compressor.pipeline import RunSettings, StageLine, prepare
 from compressor.plan_loading import load_plan
 from compressor.planning import Plan, PlannedStage
 from compressor.plugin_catalog import load_catalog
+from compressor.preparing import RunSettings, prepare
 from compressor.progress import SilentReporter
 from compressor.rehearsal import Rehearsal
+from compressor.stage_line import StageLine
 from compressor.stage_running import Workbench
 from compressor.teacher_loading import load_teacher
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compressor.errors import CompressorError
-    from compressor.pipeline import RunResult, RunSettings, run
+    from compressor.pipeline import RunResult, run
     from compressor.plan_loading import load_plan
     from compressor.planning import Plan, plan
     from compressor.plugin_catalog import Catalog, load_catalog
+    from compressor.preparing import RunSettings
     from compressor.recipe import Recipe
     from compressor.recipe_file import read_recipe, write_recipe
     from compressor.report import Report
@@ -29,7 +30,7 @@ _HOMES = {
     "Recipe": "recipe",
     "Report": "report",
     "RunResult": "pipeline",
-    "RunSettings": "pipeline",
+    "RunSettings": "preparing",
     "Teacher": "teacher_loading",
     "load_catalog": "plugin_catalog",
     "load_plan": "plan_loading",

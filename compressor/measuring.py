@@ -186,7 +186,7 @@ class MeasuredFile(MeasuredModel):
     file: bytes = b""
 
     @property
-    def onnx_bytes(self) -> bytes:  # type: ignore[override]  # made beforehand
+    def onnx_bytes(self) -> bytes:
         return self.file
 
     @property

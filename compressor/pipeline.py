@@ -6,34 +6,31 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from compressor.artifacts import write_report, write_student
-from compressor.budget import following_rates, judge, limit_values
-from compressor.cache_folder import default_cache_dir
-from compressor.data_source import DataContext
-from compressor.dataset import Dataset
-from compressor.errors import CompressorError, DataError
+from compressor.budget import judge
+from compressor.errors import CompressorError
 from compressor.finishing import finish
-from compressor.gates import judge_gates, missed_beforehand
-from compressor.graph_editing import copy_graph
+from compressor.gates import judge_gates
 from compressor.listening import listening_samples
-from compressor.measuring import MeasuredModel, measure, measure_finished
+from compressor.measuring import measure_finished
+from compressor.memory import Memory
 from compressor.onnx_export import export_onnx
 from compressor.planning import Plan
+from compressor.preparing import RunSettings, prepare
 from compressor.progress import RecordingReporter, Reporter, SilentReporter
-from compressor.rehearsal import Rehearsal, budgeted, look_ahead
-from compressor.rehearsing import spend_budget
-from compressor.report import AllocationRecord, CurvePoint, Measurement, Report, StageRecord
+from compressor.report import Report, StageRecord
 from compressor.report_building import Outcome, build_report, student_metadata
 from compressor.run_folder import RunFolder
 from compressor.sidecars import student_sidecars
-from compressor.spending import Spending, keep, kept
-from compressor.stage_running import Workbench, run_stage
+from compressor.spending import keep, kept
+from compressor.stage_line import StageLine
+from compressor.stage_running import Workbench
 from compressor.teacher_loading import Teacher, load_teacher
 from compressor.tensor_spec import random_inputs
 from compressor.verification import check_export
@@ -45,18 +42,6 @@ if TYPE_CHECKING:
 
 PROBE_SIZE = 32
 """Size of dynamic axes where no data says what inputs look like."""
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What belongs to one run and not to the recipe."""
-
-    out: Path
-    name: str = "student"
-    device: str = "cpu"
-    resume: bool = False
-    cache_dir: Path = field(default_factory=default_cache_dir)
-    """Where data sources keep what is costly to make."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +68,11 @@ def run(
     settings: RunSettings,
     reporter: Reporter | None = None,
     announce: Callable[[StageRecord], None] = lambda _: None,
+    memory: Memory | None = None,
 ) -> RunResult:
     """Run a plan and write its run folder; an interrupted run of the same plan goes on where it stopped.
+
+    Runs that are given one `memory` make once what leads to the same: teacher, data, stages that begin alike.
 
     Raises:
         CompressorError: what the user can act on; nothing is written before the structural stages are through.
@@ -92,9 +80,13 @@ def run(
     begun = time.monotonic()
     telling = RecordingReporter(reporter or SilentReporter())
     check_device(settings.device)
-    teacher = load_teacher(plan.recipe.teacher.onnx, plan.converters, plan.recipe.teacher.region)
+    shared = memory or Memory()
+    source = plan.recipe.teacher
+    teacher = shared.once(
+        ["teacher", source.model_dump(mode="json")], lambda: load_teacher(source.onnx, plan.converters, source.region)
+    )
     folder = RunFolder(settings.out, _identity(plan, teacher), resume=settings.resume)
-    bench, measured = prepare(plan, teacher, settings, telling)
+    bench, measured = prepare(plan, teacher, settings, telling, shared)
     line = StageLine(plan, bench, announce, kept(folder))
     line.run_to(_first_training(plan), None)
     line.look_ahead()
@@ -176,117 +168,6 @@ def _first_training(plan: Plan) -> int:
     """Return the position of the first stage that trains, or the number of those on the graph."""
     stages = plan.graph_stages
     return next((at for at, stage in enumerate(stages) if stage.strategy.trains), len(stages))
-
-
-class StageLine:
-    """The stages of a plan that work on the graph, run one after the other; holds the student between them.
-
-    `spending` is what an earlier part of the same run spent its budget on.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        bench: Workbench,
-        announce: Callable[[StageRecord], None],
-        spending: Spending | None = None,
-    ) -> None:
-        self.stages = plan.graph_stages
-        self.bench = bench
-        self.announce = announce
-        self.student = copy_graph(bench.teacher.graph)
-        self.records: list[StageRecord] = []
-        self.curve: tuple[CurvePoint, ...] = ()
-        self.spending = spending
-
-    @property
-    def allocation(self) -> tuple[AllocationRecord, ...]:
-        """What the budget was spent on."""
-        return self.spending.allocation if self.spending else ()
-
-    def look_ahead(self) -> None:
-        """Try out the structural stages to come, and tell which limits they will miss."""
-        rehearsal = Rehearsal(self.bench, self.stages[len(self.records) :], self.student)
-        for warning in look_ahead(rehearsal, spent=self.spending.choices if self.spending else None):
-            self.bench.reporter.say(warning)
-
-    def run_to(self, end: int, folder: RunFolder | None) -> None:
-        """Run the stages that come before position `end` and are not done yet."""
-        for position in range(len(self.records), end):
-            stage = self.stages[position]
-            before = self.records[-1] if self.records else None
-            self.bench.reporter.say(f"[{position + 1}/{len(self.stages)}] {stage.label}")
-            if self.spending is None and self.bench.limits and budgeted(stage):
-                choices, allocation = spend_budget(self.bench, self.stages[position:], self.student)
-                self.spending = Spending(choices=choices, allocation=allocation)
-                if folder is not None:
-                    keep(self.spending, folder)
-            own = self.spending.choices.get(stage.label, {}) if self.spending else {}
-            result = run_stage(self.bench, stage, own, self.student, before, folder)
-            self.student = result.student
-            self.records.append(result.record)
-            self.curve += result.curve
-            self.announce(result.record)
-
-
-def prepare(
-    plan: Plan, teacher: Teacher, settings: RunSettings, reporter: Reporter
-) -> tuple[Workbench, tuple[Measurement, ...]]:
-    """Load the data and measure the teacher.
-
-    Raises:
-        DataError: the data cannot be used for this teacher.
-    """
-    reporter.say(f"teacher {teacher.source}: opset {teacher.opset}, equal to onnxruntime")
-    data = _load_data(plan, teacher, settings, reporter)
-    baseline = MeasuredModel(teacher.graph, teacher, data)
-    measured = measure(baseline, plan.metrics)
-    for warning in missed_beforehand(plan.recipe.gates, measured):
-        reporter.say(warning)
-    bench = Workbench(
-        teacher=teacher,
-        data=data,
-        baseline=baseline,
-        metrics=plan.metrics,
-        limits=limit_values(plan.limits, measured),
-        rates=following_rates(plan.metrics, plan.limits, measured),
-        workdir=settings.out / "stages",
-        device=settings.device,
-        seed=plan.recipe.seed,
-        reporter=reporter,
-    )
-    return bench, measured
-
-
-def _load_data(plan: Plan, teacher: Teacher, settings: RunSettings, reporter: Reporter) -> Dataset | None:
-    if plan.data is None:
-        return None
-    about = teacher.whole or teacher
-    context = DataContext(about.inputs, about.outputs, plan.recipe.seed, settings.cache_dir, reporter, teacher.source)
-    data = plan.data.load(context)
-    if teacher.whole is not None:
-        data = teacher.whole.recorded(data, plan.recipe.seed, teacher.inputs)
-    reporter.say(f"data: {data.description}")
-    for finding in data.findings:
-        reporter.say(f"  {finding}")
-    _check_lengths(teacher, data)
-    return data
-
-
-def _check_lengths(teacher: Teacher, data: Dataset) -> None:
-    """Refuse data whose references are not as long as what the teacher puts out for them, or that validate nothing."""
-    if not data.validation:
-        raise DataError(f"the data has no validation samples ({data.description}): use more of it")
-    sample = min(data.validation, key=lambda sample: next(iter(sample.inputs.values())).size)
-    if sample.reference is None:
-        return
-    made = MeasuredModel(teacher.graph, teacher, Dataset((), (sample,), "", sample_rate=data.sample_rate)).outputs[0]
-    if len(made) != len(sample.reference):
-        raise DataError(
-            f"the teacher puts out {len(made):,} samples where the recording of '{sample.name}' has "
-            f"{len(sample.reference):,}: it works at another hop length or is no model for this data. "
-            "Set the data's analysis (mel: {hop_length: …}) to the teacher's."
-        )
 
 
 def _identity(plan: Plan, teacher: Teacher) -> str:

@@ -84,7 +84,7 @@ class _Planner:
     problems: ProblemCollector
 
     def stages(self) -> tuple[PlannedStage, ...]:
-        planned = []
+        planned: list[PlannedStage] = []
         for position, (label, named) in enumerate(zip(stage_labels(self.recipe), self.recipe.stages, strict=True)):
             location: Location = ("stages", position)
             self.check_data(self.catalog.strategies.get(named.name), named.name, location)

@@ -104,7 +104,7 @@ class RunFolder:
             self._lock = (self.path / LOCK).open("w")
         except OSError as error:
             raise RunFolderError(f"{self.path} cannot be written: {error.strerror}. Use another with --out.") from error
-        if not _try_lock(self._lock.fileno()):
+        if not try_lock(self._lock.fileno()):
             self._lock.close()
             raise RunFolderError(f"{self.path} is being written by another process. Wait for it, or use --out.")
         try:
@@ -159,7 +159,8 @@ class RunFolder:
             return None
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Lock a file for this process; False where another one holds it."""
     try:
         import fcntl
     except ImportError:  # Windows: two runs into one folder are then the user's to avoid

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from compressor.dataset import Dataset
 from compressor.errors import CompressorError, StageError
 from compressor.graph_editing import copy_graph, input_specs
 from compressor.measuring import MeasuredModel, measure
+from compressor.memory import Memory
 from compressor.metric import Metric
 from compressor.planning import PlannedStage
 from compressor.progress import Reporter
@@ -46,6 +47,8 @@ class Workbench:
     device: str
     seed: int
     reporter: Reporter
+    memory: Memory = field(default_factory=Memory)
+    """Stages that earlier runs of the same process have been through."""
 
     def measured(self, student: GraphModule) -> MeasuredModel:
         """Return a student ready to be measured against the teacher."""
@@ -113,8 +116,28 @@ def run_stage(
         CompressorError: what the strategy raises for the user, such as a budget that cannot be met.
         VerificationError: a stage that should keep the output changed it.
     """
-    begun = time.monotonic()
     fingerprint = bench.fingerprint(stage, choices, before.fingerprint if before else "")
+    metrics = [[metric.name, metric.model_dump(mode="json")] for metric in bench.metrics]
+    result = bench.memory.once(
+        ["stage", stage.label, fingerprint, bench.device, metrics],
+        lambda: _run(bench, stage, choices, student, before, folder, fingerprint),
+    )
+    if folder is not None and stage.strategy.trains and not result.record.restored:
+        folder.save_weights(stage.label, fingerprint, result.student.state_dict())
+        folder.write(_notes_name(stage), _notes(result).encode())
+    return result
+
+
+def _run(
+    bench: Workbench,
+    stage: PlannedStage,
+    choices: Mapping[str, Choice],
+    student: GraphModule,
+    before: StageRecord | None,
+    folder: RunFolder | None,
+    fingerprint: str,
+) -> StageResult:
+    begun = time.monotonic()
     outcome = _restored(stage, student, folder, fingerprint)
     restored = outcome is not None
     if outcome is None:
@@ -126,9 +149,6 @@ def run_stage(
     measurements = measure(bench.measured(outcome.student), bench.metrics, same_output)
     seconds = time.monotonic() - begun
     record = stage_record(stage, outcome.findings, fingerprint, measurements, seconds, restored=restored, proof=proof)
-    if folder is not None and stage.strategy.trains and not restored:
-        folder.save_weights(stage.label, fingerprint, outcome.student.state_dict())
-        folder.write(_notes_name(stage), _notes(outcome).encode())
     curve = tuple(point.model_copy(update={"stage": stage.label}) for point in outcome.curve)
     return StageResult(outcome.student, record, curve)
 
@@ -163,9 +183,9 @@ def _notes_name(stage: PlannedStage) -> str:
     return f"stages/{stage.label}.json"
 
 
-def _notes(outcome: StageOutcome) -> str:
-    findings = [_finding(entry.message, entry.layer, entry.values).model_dump() for entry in outcome.findings]
-    return json.dumps({"findings": findings, "curve": [point.model_dump() for point in outcome.curve]}, indent=1)
+def _notes(result: StageResult) -> str:
+    findings = [finding.model_dump() for finding in result.record.findings]
+    return json.dumps({"findings": findings, "curve": [point.model_dump() for point in result.curve]}, indent=1)
 
 
 def _restored(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from compressor.cli.commands import main
+from compressor.cli import looking, making
+from compressor.cli.group import main
 
-__all__ = ["main"]
+__all__ = ["looking", "main", "making"]

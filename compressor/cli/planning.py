@@ -15,12 +15,13 @@ from compressor.console import ConsoleReporter, print_table
 from compressor.figures import in_words, share_in_words
 from compressor.gates import judge_gates
 from compressor.layer_costs import LayerCost, layer_costs
-from compressor.pipeline import RunSettings, StageLine, prepare
 from compressor.plan_loading import load_plan
 from compressor.plugin_catalog import load_catalog
+from compressor.preparing import RunSettings, prepare
 from compressor.progress import SilentReporter
 from compressor.rehearsal import budgeted
 from compressor.report import AllocationRecord, Measurement, StageRecord
+from compressor.stage_line import StageLine
 from compressor.stage_running import Workbench
 from compressor.teacher_loading import load_teacher
 

@@ -9,10 +9,11 @@ import click
 
 from compressor.console import ConsoleReporter, print_table
 from compressor.figures import duration_in_words, in_words
-from compressor.pipeline import RunResult, RunSettings, run
+from compressor.pipeline import RunResult, run
 from compressor.plan_loading import load_plan
 from compressor.planning import Plan
 from compressor.plugin_catalog import load_catalog
+from compressor.preparing import RunSettings
 from compressor.progress import Reporter, SilentReporter
 from compressor.report import GateVerdict, Measurement, Report, Verdict
 from compressor.report_quality import quality_rows

@@ -83,7 +83,7 @@ def test_what_the_budget_was_spent_on_is_taken_up_again(
         raise AssertionError("a clock could say otherwise now")
 
     with monkeypatch.context() as patched:
-        patched.setattr("compressor.pipeline.spend_budget", otherwise)
+        patched.setattr("compressor.stage_line.spend_budget", otherwise)
         resumed = runs.run(tmp_path / "run", **QUICK)
         again = runs.run(tmp_path / "run", resume=True, **QUICK)
     for result in (resumed, again):

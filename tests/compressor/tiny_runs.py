@@ -13,8 +13,9 @@ from torch.fx import GraphModule
 
 import compressor
 from compressor.errors import SelectionError
-from compressor.pipeline import RunResult, RunSettings
+from compressor.pipeline import RunResult
 from compressor.plugin_catalog import Catalog
+from compressor.preparing import RunSettings
 from compressor.progress import SilentReporter
 from compressor.recipe import Recipe
 from compressor.report import StageRecord

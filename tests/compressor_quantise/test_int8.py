@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from compressor.errors import RecipeError, SelectionError
-from compressor.pipeline import RunSettings, run
+from compressor.pipeline import run
 from compressor.plan_loading import load_plan
 from compressor.plugin_catalog import load_catalog
+from compressor.preparing import RunSettings
 from compressor.stored_model import onnx_session
 from compressor.strategy import FileOutcome
 from compressor.testing import as_onnx, chain, dataset, stage_context, tiny_teacher

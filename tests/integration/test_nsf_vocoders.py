@@ -17,8 +17,8 @@ import compressor
 from compressor.cli import main
 from compressor.graph_editing import feed, parameter_count
 from compressor.onnx_export import export_onnx
-from compressor.pipeline import RunSettings
 from compressor.plugin_catalog import load_catalog
+from compressor.preparing import RunSettings
 from compressor.randomness import draws
 from compressor.shared_draws import RANDOM_OPERATORS, recorded_draws, taking_draws
 from compressor.stored_model import StoredModel, onnx_session

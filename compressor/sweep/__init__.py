@@ -1,0 +1,1 @@
+"""Many runs of one recipe with options varied: which students are worth having."""

@@ -1,0 +1,112 @@
+"""A sweep as it was asked for; it goes to other processes and machines as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import CompressorError
+from compressor.metric import Metric
+from compressor.named_options import did_you_mean
+from compressor.plan_loading import load_plan
+from compressor.planning import Plan
+from compressor.signal_metric import split_measured_name
+from compressor.sweep.space import Varied, overrides, written
+
+MOST_IN_A_NAME = 60
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A measured figure that trials are compared by."""
+
+    name: str
+    higher: bool
+    unit: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A recipe, what is varied in it, and by what its students are compared."""
+
+    recipe: Path
+    varied: tuple[Varied, ...]
+    metrics: tuple[str, ...]
+    trials: int
+    out: Path
+    storage: str
+    teacher: str | None = None
+    data: str | None = None
+    changes: tuple[str, ...] = ()
+    device: str = "cpu"
+    workers: int = 1
+    objectives: tuple[Objective, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "objectives", self._checked())
+
+    def plan(self, values: Mapping[str, Any]) -> Plan:
+        """Return the plan of a trial.
+
+        Raises:
+            RecipeError: the recipe does not take these values.
+        """
+        changes = (*self.changes, *overrides(values))
+        return load_plan(self.recipe, teacher=self.teacher, data=self.data, overrides=changes)
+
+    @property
+    def identity(self) -> str:
+        """Name what the sweep is of: the recipe as it is read, and what is varied; not how many trials."""
+        recipe = self.plan(self._first()).recipe.model_dump(mode="json")
+        facts = [recipe, [repr(each) for each in self.varied], self.metrics]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def size(self) -> float:
+        """How many trials there are to try; infinite where a number may be any between two."""
+        return math.prod(each.size for each in self.varied)
+
+    @property
+    def seed(self) -> int:
+        """The recipe's."""
+        return self.plan(self._first()).recipe.seed
+
+    def folder(self, values: Mapping[str, Any]) -> Path:
+        """Return where a trial's run is: the same values have the same folder, so that an interrupted one resumes."""
+        said = ",".join(f"{path.rpartition('.')[2]}={written(value)}" for path, value in values.items())
+        digest = hashlib.sha256(json.dumps(list(values.items()), default=str).encode()).hexdigest()[:8]
+        return self.out / "trials" / f"{re.sub(r'[^A-Za-z0-9=,._-]+', '', said)[:MOST_IN_A_NAME]}-{digest}"
+
+    def _first(self) -> dict[str, Any]:
+        return {each.path: each.ends[0] for each in self.varied}
+
+    def _checked(self) -> tuple[Objective, ...]:
+        """Plan the recipe with every listed value, and both ends of every range.
+
+        Raises:
+            RecipeError: it does not take one of them.
+            CompressorError: a metric is not measured by the recipe.
+        """
+        plan = self.plan(self._first())
+        for each in self.varied:
+            for value in each.ends[1:]:
+                self.plan({**self._first(), each.path: value})
+        return _objectives(self.metrics, plan.metrics)
+
+
+def _objectives(names: Sequence[str], metrics: Sequence[Metric]) -> tuple[Objective, ...]:
+    known = {metric.name: metric for metric in metrics}
+    if not names:
+        raise CompressorError(f"by what are trials compared? Give --metric once or more: {', '.join(sorted(known))}")
+    unknown = [name for name in names if split_measured_name(name)[0] not in known]
+    if unknown:
+        told = "; ".join(f"the recipe does not measure '{name}'{did_you_mean(name, known)}" for name in unknown)
+        raise CompressorError(told)
+    found = [(name, known[split_measured_name(name)[0]]) for name in names]
+    return tuple(Objective(name, metric.better == "higher", metric.unit) for name, metric in found)

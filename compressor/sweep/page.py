@@ -1,0 +1,107 @@
+"""A sweep's results as a page: the front as pictures, every trial as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from compressor.figures import in_words
+from compressor.report_html import render_page
+from compressor.sweep.results import Results, Tried
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 240, 58, 345, 14, 200
+COSTS = ("parameters", "macs", "latency")
+"""Costs that are drawn and listed besides what trials are compared by, where they were measured."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A trial in a picture."""
+
+    number: int
+    x: float
+    y: float
+    kind: str
+    """`front`, `beaten` or `missed`."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """All finished trials by two figures."""
+
+    across: str
+    up: str
+    dots: tuple[Dot, ...]
+    left: str
+    right: str
+    low: str
+    high: str
+
+
+def render_sweep(results: Results) -> str:
+    """Return the page."""
+    shown = columns(results)
+    return render_page(
+        "sweep_template.html.j2",
+        results=results,
+        paths=list(dict.fromkeys(path for trial in results.trials for path in trial.values)),
+        columns=shown,
+        rows=[(trial, [cell(trial, name) for name in shown]) for trial in results.trials],
+        pictures=pictures(results),
+        drawn={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
+    )
+
+
+def columns(results: Results) -> list[str]:
+    """Return the figures that are shown of each trial: what they are compared by, and costs."""
+    measured = {entry.metric for trial in results.trials for entry in trial.measurements}
+    return [*results.objectives, *(name for name in COSTS if name in measured and name not in results.objectives)]
+
+
+def cell(trial: Tried, metric: str) -> str:
+    """Return a trial's figure in words; empty where it has none."""
+    entry = next((entry for entry in trial.measurements if entry.metric == metric), None)
+    return "" if entry is None or entry.value is None else in_words(entry.value, entry.unit)
+
+
+def pictures(results: Results) -> list[Picture]:
+    """Return what is compared, each against each cost; against each other where nothing of it is a cost."""
+    shown = columns(results)
+    costs = [name for name in shown if name in COSTS]
+    ups = [name for name in results.objectives if name not in costs]
+    pairs = [(cost, up) for up in ups for cost in costs] or list(pairwise(shown))
+    return [picture for across, up in pairs if (picture := _picture(results, across, up)) is not None]
+
+
+def _picture(results: Results, across: str, up: str) -> Picture | None:
+    finished = [trial for trial in results.trials if trial.state == "finished"]
+    points = [
+        (trial, x, y)
+        for trial in finished
+        if (x := trial.value(across)) is not None and (y := trial.value(up)) is not None
+    ]
+    if not points:
+        return None
+    xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
+    dots = tuple(
+        Dot(trial.number, _at(x, xs, LEFT, RIGHT), _at(y, ys, BOTTOM, TOP), _kind(results, trial))
+        for trial, x, y in points
+    )
+    entries = {entry.metric: entry for trial, _, _ in points for entry in trial.measurements}
+    ends = [in_words(value, entries[across].unit) for value in (min(xs), max(xs))]
+    ends += [in_words(value, entries[up].unit) for value in (min(ys), max(ys))]
+    return Picture(across, up, dots, *ends)
+
+
+def _at(value: float, values: Sequence[float], first: float, last: float) -> float:
+    low, high = min(values), max(values)
+    share = (value - low) / (high - low) if high > low else 0.5
+    # Dots at the ends stay inside.
+    return first + (0.04 + 0.92 * share) * (last - first)
+
+
+def _kind(results: Results, trial: Tried) -> str:
+    if trial.number in results.front:
+        return "front"
+    return "beaten" if trial.met else "missed"

@@ -1,0 +1,143 @@
+"""What a sweep varies, and which trials no other beats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compressor.errors import CompressorError, RecipeError
+from compressor.memory import Memory
+from compressor.report import Measurement, StageRecord
+from compressor.sweep.definition import Sweep
+from compressor.sweep.page import render_sweep
+from compressor.sweep.results import Results, Tried, nearest_to_ideal, pareto_front
+from compressor.sweep.space import Listed, Ranged, overrides, parse_varied
+from compressor.sweep.study import Watched
+from compressor.testing import tiny_teacher
+
+
+def test_values_and_ranges_are_read() -> None:
+    assert parse_varied(
+        ["prune.ratio=0.1,0.5", "rank=1..8", "stages.2.options.rate=log:1e-5..1e-3", "on=true,null"]
+    ) == (
+        Listed("prune.ratio", (0.1, 0.5)),
+        Ranged("rank", 1, 8),
+        Ranged("2.rate", 1e-5, 1e-3, logarithmic=True),
+        Listed("on", (True, None)),
+    )
+    assert overrides({"a.b": 1, "c": None, "d": "30%"}) == ("a.b=1", "c=null", 'd="30%"')
+    assert [each.size for each in parse_varied(["a=1,2,3", "b=1..8", "c=0.0..1.0"])] == [3, 8, float("inf")]
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    with pytest.raises(CompressorError) as caught:
+        parse_varied(["rank", "rank=8..1", "rate=log:0..1", "rank=a..b", "x=1,1", "y=1", "y=2"])
+    told = str(caught.value)
+    for hint in ("expected PATH", "not above", "begins above 0", "no range of numbers", "listed twice", "varied twice"):
+        assert hint in told
+
+
+figures = st.dictionaries(
+    st.integers(1, 30), st.tuples(st.integers(0, 6), st.integers(0, 6)).map(lambda pair: tuple(map(float, pair)))
+)
+
+
+@given(figures)
+def test_the_front_is_what_no_other_beats(found: dict[int, tuple[float, ...]]) -> None:
+    front = pareto_front(found)
+    array = np.array(list(found.values())).reshape(-1, 2)
+    for number, own in found.items():
+        beaten = ((array <= own).all(1) & (array < own).any(1)).any()
+        assert (number in front) == (not beaten)
+    best = nearest_to_ideal({number: found[number] for number in front})
+    assert best in front if found else best is None
+
+
+def test_the_nearest_to_the_ideal_is_no_extreme_where_there_is_a_knee() -> None:
+    assert nearest_to_ideal({1: (0.0, 10.0), 2: (1.0, 1.0), 3: (10.0, 0.0)}) == 2
+
+
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.onnx").write_bytes(tiny_teacher().content)
+    content = {
+        "teacher": str(tmp_path / "tiny.onnx"),
+        "stages": [{"channel-importance-pruning": {"importance": "magnitude", "pruning_ratio": 0.2, "round_to": 2}}],
+        "metrics": ["parameters", "macs"],
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def sweep(tmp_path: Path, *varied: str, metrics: tuple[str, ...] = ("parameters",)) -> Sweep:
+    return Sweep(recipe(tmp_path), parse_varied(varied), metrics, 3, tmp_path / "out", "sqlite://")
+
+
+def test_values_that_the_recipe_does_not_take_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"pruning_ratio.*found 1.5"):
+        sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,1.5")
+    with pytest.raises(RecipeError, match="did you mean 'pruning_ratio'"):
+        sweep(tmp_path, "channel-importance-pruning.pruning_rato=0.1,0.2")
+    with pytest.raises(CompressorError, match=r"does not measure 'mcas' \(did you mean 'macs'"):
+        sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2", metrics=("mcas",))
+
+
+def test_a_trials_folder_follows_from_its_values(tmp_path: Path) -> None:
+    made = sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2")
+    one, other = (made.folder({"channel-importance-pruning.pruning_ratio": value}) for value in (0.1, 0.2))
+    assert one != other
+    assert one.name.startswith("pruning_ratio=0.1-")
+    assert one == made.folder({"channel-importance-pruning.pruning_ratio": 0.1})
+
+
+def test_of_one_objective_a_trial_that_is_worse_than_most_ends_early(tmp_path: Path) -> None:
+    made = sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2")
+    study = optuna.create_study(direction="minimize", pruner=optuna.pruners.MedianPruner(n_startup_trials=2))
+
+    def heard(value: float) -> None:
+        measured = Measurement(metric="parameters", value=value)
+        trial = study.ask()
+        Watched(made, trial).stage_completed(StageRecord(stage="prune", strategy="prune", measurements=(measured,)))
+        study.tell(trial, value)
+
+    for value in (1.0, 2.0, 1.5, 1.2):
+        heard(value)
+    with pytest.raises(optuna.TrialPruned, match="after prune parameters is 9"):
+        heard(9.0)
+
+
+def test_what_was_made_of_the_same_is_made_once() -> None:
+    memory, made = Memory(2), []
+
+    def make(name: str) -> str:
+        return memory.once(["facts", name], lambda: made.append(name) or name)  # type: ignore[func-returns-value]
+
+    assert [make(name) for name in "aabac"] == list("aabac")
+    assert made == ["a", "b", "c"]
+    make("b")
+    assert made == ["a", "b", "c", "b"]
+    assert [Memory().once("x", lambda: len(made)) for _ in "12"] == [4, 4]
+
+
+def test_the_page_says_all_that_the_table_does() -> None:
+    def trial(number: int, parameters: float, drift: float) -> Tried:
+        figures = [("parameters", parameters), ("output-drift", drift)]
+        measured = tuple(Measurement(metric=name, value=value) for name, value in figures)
+        return Tried(number=number, values={"rank": number}, state="finished", folder="f", measurements=measured)
+
+    failed = Tried(number=3, values={"rank": 3}, state="pruned", reason="no choice meets <the budget>")
+    page = render_sweep(
+        Results(
+            recipe="r.yaml", objectives=("output-drift",), higher=(False,), front=(1,), best=1,
+            trials=(trial(1, 1000.0, 0.25), trial(2, 900.0, 0.5), failed),
+        )
+    )  # fmt: skip
+    for text in ("0.25", "0.5", "no choice meets &lt;the budget&gt;", "trial 1", "best", "http-equiv"):
+        assert text in page
+    assert page.count("<circle") == 2 + 2

@@ -1,0 +1,134 @@
+"""A sweep through the command: killed and resumed, on several workers, looked at."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from compressor.cli import main
+from compressor.sweep.results import Results
+from tests.integration.installing import COMPRESS
+from tests.integration.tiny_recipe import write_tiny_recipe
+
+RATIO = "channel-importance-pruning.pruning_ratio"
+VARIED = ["--vary", "depthwise-separable-conv.rank=1,2,3,4", "--vary", f"{RATIO}=0.1,0.3"]
+COMPARED = ["--metric", "parameters", "--metric", "output-drift"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder, which is the current one, with a recipe for a tiny vocoder and recordings."""
+    monkeypatch.chdir(tmp_path)
+    stages = [
+        {"channel-importance-pruning": {"pruning_ratio": 0.2, "round_to": 2}},
+        {"depthwise-separable-conv": {"rank": 1}},
+    ]
+    write_tiny_recipe(tmp_path, stages)
+    return tmp_path
+
+
+def sweep(*options: str, trials: int = 8) -> Result:
+    return CliRunner().invoke(
+        main, ["sweep", "recipe.yaml", *VARIED, *COMPARED, "--out", "out", "--trials", str(trials), *options]
+    )
+
+
+def results(folder: Path) -> Results:
+    return Results.model_validate_json((folder / "out/sweep.json").read_bytes())
+
+
+def test_eight_trials_killed_and_resumed(folder: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        COMPRESS,
+        "sweep",
+        "recipe.yaml",
+        *VARIED,
+        *COMPARED,
+        "--out",
+        "out",
+        "--trials",
+        "8",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        ended = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < ended:
+            if (folder / "out/sweep.json").exists() and len(results(folder).trials) >= 3:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "out/trials").glob("*/report.json")}
+    assert 3 <= len(before) < 8
+    done = sweep()
+    assert done.exit_code == 0, done.output
+    found = results(folder)
+    finished = [trial for trial in found.trials if trial.state == "finished"]
+    assert len({json.dumps(trial.values) for trial in finished}) == len(finished) == 8
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+    figures = {trial.number: (trial.value("parameters"), trial.value("output-drift")) for trial in finished}
+    for number, own in figures.items():
+        others = [other for other in figures.values() if other != own]
+        beaten = any(a <= own[0] and b <= own[1] for a, b in others)  # type: ignore[operator]
+        assert (number in found.front) == (not beaten)
+    # What trials of one process begin alike is computed once; there were two processes.
+    seconds: dict[float, set[float]] = {}
+    for trial in finished:
+        stages = json.loads((folder / "out" / trial.folder / "report.json").read_text(encoding="utf-8"))["stages"]
+        seconds.setdefault(trial.values[RATIO], set()).add(stages[0]["seconds"])
+    assert all(len(each) <= 2 for each in seconds.values())
+    best = yaml.safe_load((folder / "out/best.yaml").read_text(encoding="utf-8"))
+    assert found.best is not None
+    rank = found.trial(found.best).values["depthwise-separable-conv.rank"]
+    assert (
+        next(stage for stage in best["stages"] if "depthwise" in next(iter(stage)))["depthwise-separable-conv"].get(
+            "rank"
+        )
+        == rank
+    )
+    assert (folder / "out/sweep.html").read_text(encoding="utf-8").count("<tr>") >= 8
+    # All is done: nothing is left to try.
+    again = sweep()
+    assert again.exit_code == 0
+    assert len(results(folder).trials) == len(found.trials)
+
+
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_two_workers_share_the_trials(folder: Path, executor: str) -> None:
+    if importlib.util.find_spec(executor) is None and executor == "ray":
+        pytest.skip("Ray is not installed")
+    # A process of its own: Ray leaves threads behind.
+    options = ["--executor", executor, "--workers", "2", "--trials", "4", "--out", "out"]
+    command = [sys.executable, "-c", COMPRESS, "sweep", "recipe.yaml", *VARIED, *COMPARED, *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    finished = [trial for trial in results(folder).trials if trial.state == "finished"]
+    assert len({json.dumps(trial.values) for trial in finished}) >= 3
+
+
+def test_a_folder_of_something_else_is_left_alone(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out/thesis.txt").write_text("mine", encoding="utf-8")
+    refused = sweep()
+    assert refused.exit_code == 2
+    assert "thesis.txt" in refused.output
+    assert [path.name for path in (folder / "out").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_another_sweep_does_not_go_on_here() -> None:
+    assert sweep(trials=1).exit_code == 0
+    refused = sweep("--set", "seed=7", trials=2)
+    assert refused.exit_code == 2
+    assert "of another recipe" in refused.output
