@@ -48,6 +48,14 @@ CONTRACTS: Final = {
     "TeacherSource": "path or `{onnx, region}`",
 }
 """Models that recipes write in a form of their own."""
+EXIT_CODES: Final = (
+    ("0", "done"),
+    ("1", "a bug, with its traceback"),
+    ("2", "what you can mend; the message says how"),
+    ("3", "done, but the budget or a quality gate is missed"),
+    ("4", "a proof of equality failed"),
+    ("130", "interrupted; the same command goes on from there"),
+)
 
 Schema = Mapping[str, Any]
 
@@ -173,6 +181,7 @@ def _commands_page() -> str:
         blocks += [f"## `compress {name}{arguments}`", *_paragraphs(command.help or "")]
         options = [_option_row(option) for option in _parameters(command, click.Option)]
         blocks += [_rows(("option", "default", ""), options)] if options else []
+    blocks += ["## Exit codes", _rows(("code", ""), EXIT_CODES)]
     return _page("Commands", blocks)
 
 
