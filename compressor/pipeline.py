@@ -110,6 +110,7 @@ def run(
             gates=judge_gates(plan.recipe.gates, plan.metrics, (*records[-1].measurements, *finished)),
             checks=checks,
             samples=listening_samples(folder, student.measured, before_training),
+            student=line.student,
         )
         if plan.file_stages:
             folder.write("student_float.onnx", content)

@@ -131,6 +131,16 @@ class CurvePoint(Record):
     validation: dict[str, float] = {}
 
 
+class LayerRecord(Record):
+    """A layer's share of what a model costs."""
+
+    layer: str
+    kind: str
+    parameters: int
+    macs: int
+    """For one input with every dynamic axis at a size of 32."""
+
+
 class TeacherRecord(Record):
     """Where the student comes from."""
 
@@ -141,6 +151,7 @@ class TeacherRecord(Record):
     """What is known of the teacher's licence; a student derives from it."""
     parameters: int
     measurements: tuple[Measurement, ...] = ()
+    layers: tuple[LayerRecord, ...] = ()
 
 
 class Report(Record):
@@ -157,6 +168,8 @@ class Report(Record):
     stages: tuple[StageRecord, ...]
     finished: tuple[Measurement, ...] = ()
     """What only the finished student is measured by: slow metrics, and comparisons with recordings."""
+    layers: tuple[LayerRecord, ...] = ()
+    """The finished student's."""
     allocation: tuple[AllocationRecord, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     gates: tuple[GateVerdict, ...] = ()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from compressor.layer_costs import layer_costs
 from compressor.planning import Plan
 from compressor.recipe_file import write_recipe
 from compressor.report import (
@@ -17,6 +19,7 @@ from compressor.report import (
     CurvePoint,
     ExportCheck,
     GateVerdict,
+    LayerRecord,
     ListeningSample,
     Measurement,
     Report,
@@ -26,6 +29,9 @@ from compressor.report import (
 )
 from compressor.stage_running import Workbench
 from compressor.teacher_loading import Teacher
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
 
 DISTRIBUTIONS = ("onnx-student-compressor", "torch", "onnx", "onnxruntime", "onnx2torch", "torch-pruning", "numpy")
 
@@ -42,6 +48,7 @@ class Outcome:
     gates: tuple[GateVerdict, ...]
     checks: tuple[ExportCheck, ...]
     samples: tuple[ListeningSample, ...]
+    student: GraphModule
 
 
 def build_report(
@@ -55,6 +62,7 @@ def build_report(
         licence=licence(plan, bench.teacher),
         parameters=bench.baseline.parameters,
         measurements=tuple(measured),
+        layers=_layers(bench.teacher.graph),
     )
     return Report(
         name=name,
@@ -65,6 +73,7 @@ def build_report(
         data_findings=bench.data.findings if bench.data else (),
         stages=outcome.records,
         finished=outcome.finished,
+        layers=_layers(outcome.student),
         allocation=outcome.allocation,
         verdicts=outcome.verdicts,
         gates=outcome.gates,
@@ -76,6 +85,10 @@ def build_report(
         environment=environment(bench.device),
         recipe=write_recipe(plan.recipe),
     )
+
+
+def _layers(graph: GraphModule) -> tuple[LayerRecord, ...]:
+    return tuple(LayerRecord(**asdict(cost)) for cost in layer_costs(graph))
 
 
 def licence(plan: Plan, teacher: Teacher) -> str:

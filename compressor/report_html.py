@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from compressor import report_curve, report_view
+from compressor import report_curve, report_layers, report_view
 from compressor.dataset import FloatArray
 from compressor.errors import RunFolderError
 from compressor.figures import NOTHING, duration_in_words, in_words
 from compressor.report import ListeningSample, Report
 from compressor.report_quality import quality_rows
-from compressor.spectrogram import read_signal, spectrogram_png
+from compressor.spectrogram import difference_png, read_signal, spectrogram_png
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Listening:
 
     name: str
     players: tuple[Player, ...]
+    difference: str = ""
+    """A picture of where the student is louder or softer than its teacher; empty where there is none."""
 
 
 def render_report(report: Report, folder: Path) -> str:
@@ -57,6 +59,8 @@ def render_report(report: Report, folder: Path) -> str:
         columns=report_view.columns(report),
         rows=report_view.rows(report),
         curve=report_curve.draw_curve(report.curve),
+        costs=report_layers.cost_pictures(report),
+        drawn=report_layers,
         listening=[_listening(sample, folder) for sample in report.samples],
     )
 
@@ -85,7 +89,9 @@ def _listening(sample: ListeningSample, folder: Path) -> Listening:
         "before training": sample.before_training,
     }
     paths = {label: sample_path(folder, file) for label, file in files.items() if file is not None}
-    return listen(sample.name, paths, paths.get("recording", paths["teacher"]))
+    heard = listen(sample.name, paths, paths.get("recording", paths["teacher"]))
+    (student, rate), (teacher, _) = read_signal(paths["student"]), read_signal(paths["teacher"])
+    return replace(heard, difference=_data_uri("image/png", difference_png(student, rate, teacher)))
 
 
 def listen(name: str, paths: Mapping[str, Path], loudest: Path) -> Listening:

@@ -13,6 +13,7 @@ from compressor.report import (
     CurvePoint,
     ExportCheck,
     FindingRecord,
+    LayerRecord,
     ListeningSample,
     Measurement,
     Report,
@@ -57,6 +58,7 @@ def example_report(folder: Path, sample_count: int = 2, seconds: float = 0.4) ->
         data="24 recordings (2.6 min) for training, 4 (28 s) for validation, at 22050 Hz",
         data_findings=("clip_017.wav: 44100 Hz, expected 22050 Hz: resampled", "notes.txt: no sound file: skipped"),
         stages=_stages(),
+        layers=layers(0.3),
         verdicts=_verdicts(),
         export_checks=tuple(
             ExportCheck(size=size, max_abs_difference=3.1e-7 * size**0.5, allowed=1e-4) for size in (1, 37, 200)
@@ -77,6 +79,20 @@ def _teacher() -> TeacherRecord:
         licence="MIT (file LICENSE of the package); weights trained on LJ Speech (public domain)",
         parameters=3_555_649,
         measurements=_costs(3_555_649, 8.35e9, 14_310_000, 212.0),
+        layers=layers(1.0),
+    )
+
+
+def layers(share: float) -> tuple[LayerRecord, ...]:
+    """Return a vocoder's layers, each with a share of what the teacher's costs."""
+    names = [
+        "conv_pre/Conv",
+        *(f"resblocks/{at}/convs1/{unit}/Conv" for at in range(12) for unit in range(3)),
+        "conv_post/Conv",
+    ]
+    return tuple(
+        LayerRecord(layer=name, kind="Conv1d", parameters=round(1000 * share * at), macs=round(7e6 * share * at))
+        for at, name in enumerate(names, 1)
     )
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from compressor.dataset import FloatArray
 from compressor.errors import RunFolderError
-from compressor.spectrogram import HEIGHT, WIDTH, read_signal, spectrogram_png
+from compressor.spectrogram import HEIGHT, WIDTH, difference_png, read_signal, spectrogram_png
 
 SAMPLE_RATE = 22050
 
@@ -85,3 +85,23 @@ def test_what_is_no_sound_file_is_named(tmp_path: Path) -> None:
     for name in ("text.wav", "missing.wav"):
         with pytest.raises(RunFolderError, match=f"{name}: expected a sound file"):
             read_signal(tmp_path / name)
+
+
+def colours(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Return the colours (height, width, 3)."""
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_what_is_equal_is_black_in_a_difference() -> None:
+    assert colours(difference_png(tone(2000.0), SAMPLE_RATE, tone(2000.0))).max() == 0
+
+
+@pytest.mark.parametrize(("factor", "brighter", "darker"), [(2.0, 0, 2), (0.5, 2, 0)])
+def test_louder_is_orange_and_softer_is_blue_where_the_tone_is(factor: float, brighter: int, darker: int) -> None:
+    picture = colours(difference_png(tone(2000.0, 0.2 * factor), SAMPLE_RATE, tone(2000.0, 0.2))).astype(int)
+    row = HEIGHT - 1 - round(2000 / (SAMPLE_RATE / 2) * HEIGHT)
+    around = picture[row - 1 : row + 2].mean((0, 1))
+    assert around[brighter] > around[darker] + 40
+    # Far from the tone nothing is heard, but where it begins and ends.
+    assert np.median(picture[: HEIGHT // 2]) == 0

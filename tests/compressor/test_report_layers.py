@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compressor.report_layers import MOST_PARTS, cost_pictures, part_depth
+from tests.compressor.report_example import example_report
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 4))
+def test_parts_are_as_fine_as_sixteen_allow(numbers: list[int], depth: int) -> None:
+    names = ["/".join(["net", *(str(number) for _ in range(depth)), "Conv"]) for number in numbers]
+    found = part_depth(names)
+    parts = {"/".join(name.split("/")[: min(found, depth + 1)]) for name in names}
+    assert len(parts) <= MOST_PARTS
+    assert (len(parts) == len(set(numbers))) == (len(set(numbers)) <= MOST_PARTS or len(set(numbers)) == 1)
+
+
+def test_pictures_add_layers_up_by_part(tmp_path: Path) -> None:
+    report = example_report(tmp_path, 0)
+    parameters, macs = cost_pictures(report)
+    assert [part.name for part in parameters.parts][:2] == ["conv_pre", "resblocks/0"]
+    assert len(parameters.parts) == 14
+    block = parameters.parts[1]
+    # The second to fourth layer have 2, 3 and 4 thousand parameters, the student's three tenths of that.
+    assert (block.teacher, block.student) == ("9 k", "2.7 k (30%)")
+    assert block.student_width / block.teacher_width == 0.3
+    assert max(part.teacher_width for part in macs.parts) <= 640
+    assert cost_pictures(report.model_copy(update={"layers": ()})) == ()

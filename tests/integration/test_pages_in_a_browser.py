@@ -1,0 +1,119 @@
+"""The report and a sweep in a real browser: nothing is logged, players play, keys work, axe is content."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compressor.report import Measurement
+from compressor.report_html import render_report
+from compressor.sweep.page import render_sweep
+from compressor.sweep.results import Results, Tried
+from tests.compressor.report_example import example_report
+
+playwright = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-first-run", "--autoplay-policy=no-user-gesture-required",
+]  # fmt: skip
+WIDTHS = {"phone": 360, "desktop": 1280}
+SCHEMES = ("light", "dark")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Write each kind of page; returns them by kind."""
+    folder = tmp_path_factory.mktemp("pages")
+    report = example_report(folder, 2, 1.5)
+    trials = tuple(
+        Tried(
+            number=at,
+            values={"depthwise-separable-conv.rank": at},
+            state="finished",
+            folder="trials/x",
+            measurements=(
+                Measurement(metric="parameters", value=1e6 * at),
+                Measurement(metric="stoi", value=1 - 0.1 / at, better="higher"),
+            ),
+        )
+        for at in range(1, 7)
+    )
+    sweep = Results(
+        recipe="r.yaml", objectives=("parameters", "stoi"), higher=(False, True), trials=trials,
+        front=tuple(range(1, 7)), best=3,
+    )  # fmt: skip
+    written = {"report": render_report(report, folder), "sweep": render_sweep(sweep)}
+    for name, text in written.items():
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in written}
+
+
+def opened(browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> Any:
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.said = []
+    page.on("console", lambda message: page.said.append(message.text))
+    page.on("pageerror", lambda error: page.said.append(str(error)))
+    page.on("requestfailed", lambda request: page.said.append(request.url))
+    page.goto(path.as_uri())
+    return page
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("name", ["report", "sweep"])
+def test_pages_fit_say_nothing_and_pass_axe(
+    browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str
+) -> None:
+    page = opened(browser, pages[name], width, scheme)
+    assert page.said == []
+    # Wide tables scroll by themselves; the page does not.
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    found = axe.Axe().run(page)
+    assert found.response["violations"] == [], found.generate_report()
+    page.close()
+
+
+def test_players_play_one_at_a_time_and_at_the_same_moment(browser: Any, pages: dict[str, Path]) -> None:
+    page = opened(browser, pages["report"])
+    assert page.locator("audio").count() >= 6
+    page.evaluate("document.querySelectorAll('audio')[0].play()")
+    page.wait_for_function("document.querySelectorAll('audio')[0].currentTime > 0.3")
+    page.evaluate("document.querySelectorAll('audio')[1].play()")
+    page.wait_for_function("document.querySelectorAll('audio')[1].currentTime > 0.3")
+    first, second = page.evaluate("[...document.querySelectorAll('audio')].map(a => [a.paused, a.currentTime])")[:2]
+    assert (first[0], second[0]) == (True, False)
+    assert second[1] >= first[1]
+    # Another sample begins at its beginning.
+    other = page.evaluate("[...document.querySelectorAll('.players')].map(p => p.querySelectorAll('audio').length)")[0]
+    page.evaluate(f"document.querySelectorAll('audio')[{other}].play()")
+    assert page.evaluate(f"document.querySelectorAll('audio')[{other}].currentTime") < 0.3
+    assert page.said == []
+    page.close()
+
+
+def test_keys_reach_players_tables_and_details(browser: Any, pages: dict[str, Path]) -> None:
+    page = opened(browser, pages["report"])
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.tagName + '.' + (document.activeElement.className || '')"))
+    assert {"AUDIO.", "DIV.wide", "SUMMARY."} <= reached
+    page.locator("summary").first.focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.querySelector('details').open")
+    page.close()
