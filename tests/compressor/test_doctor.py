@@ -1,23 +1,22 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import onnx
 import pytest
+from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
+from compressor.cli import main
 from compressor.doctor import examine
 from compressor.errors import TeacherError
 from compressor.plugin_catalog import load_catalog
 from compressor.recipe_file import read_leniently
 
 
-def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("compress")), "doctor", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def doctor(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["doctor", *arguments])
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ def test_an_unknown_operator_is_told_with_its_place_and_a_remedy(sealed: Path) -
 
 def test_the_command_says_by_its_exit_code_whether_the_model_would_load(tiny_onnx: Path, sealed: Path) -> None:
     good, bad = doctor(str(tiny_onnx)), doctor(str(sealed))
-    assert (good.returncode, bad.returncode) == (0, 1)
+    assert (good.exit_code, bad.exit_code) == (0, 1)
     assert "loads: yes, equal to onnxruntime" in good.stdout
     assert "a first recipe:" in good.stdout
     assert "loads: NO" in bad.stdout
@@ -91,4 +90,4 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\x00\x01\x02")
     with pytest.raises(TeacherError, match="not a whole ONNX model"):
         examine(str(path), {})
-    assert doctor(str(path)).returncode == 2
+    assert doctor(str(path)).exit_code == 2

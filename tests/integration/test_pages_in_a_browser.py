@@ -64,7 +64,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def opened(browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> Any:
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    # The page lets no code in from outside, which waiting for a condition is.
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme, bypass_csp=True)
     page.said = []
     page.on("console", lambda message: page.said.append(message.text))
     page.on("pageerror", lambda error: page.said.append(str(error)))
