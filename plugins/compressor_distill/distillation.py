@@ -62,7 +62,12 @@ class Distillation(Strategy):
     betas: tuple[float, float] = Field(default=(0.8, 0.99), description="AdamW's running averages")
     weight_decay: float = Field(default=0.0, ge=0.0)
     gradient_clip: float = Field(default=5.0, gt=0.0, description="largest norm of a step's gradient")
-    validate_every: int = Field(default=250, ge=1, description="steps between validations; the best is kept")
+    validate_every: int = Field(default=250, ge=1, description="steps between validations")
+    keep: Literal["best", "last"] = Field(
+        default="best",
+        description="which weights the student has in the end: the best in validation, or the last; where a training "
+        "was stopped because it went wrong, the best in any case",
+    )
     ema: float = Field(
         default=0.0,
         ge=0.0,

@@ -74,7 +74,7 @@ class Trainer:
         self.learner: Learner
 
     def train(self) -> StageOutcome:
-        """Run the phases, keep the best weights by validation, and return the student."""
+        """Run the phases, keep the best weights by validation, or the last, and return the student."""
         with ExitStack() as stack:
             # However this ends: the teacher is others' too.
             stack.callback(self.teacher.cpu)
@@ -87,11 +87,17 @@ class Trainer:
             self._say_what_comes(self.signals.of(None))
             stack.enter_context(self.log)
             stack.enter_context(self.interruptions)
-            self._run_phases()
-        self.student.load_state_dict(self.best)
+            ended_well = self._run_phases()
+        self._keep_weights(last=self.options.keep == "last" and ended_well)
         self.student.cpu().eval().to(memory_format=torch.contiguous_format)
-        self.notes.append(Finding(f"the weights of {self.progress.best_step} were best in validation and are kept"))
         return StageOutcome(self.student, tuple(self.notes), tuple(self.log.curve))
+
+    def _keep_weights(self, *, last: bool) -> None:
+        """Give the student the weights that it is to have in the end."""
+        with self.average.shown(self.student) as shown:
+            self.student.load_state_dict(weights_on_cpu(shown) if last else self.best)
+        kept = "; the last ones are kept" if last else " and are kept"
+        self.notes.append(Finding(f"the weights of {self.progress.best_step} were best in validation{kept}"))
 
     def _say_what_comes(self, signals: TeacherSignals) -> None:
         points = ", ".join(map(str, self.points)) or "none: only outputs are compared"
@@ -105,7 +111,8 @@ class Trainer:
         self.notes.append(Finding(message))
         self.lesson.reporter.say(message)
 
-    def _run_phases(self) -> None:
+    def _run_phases(self) -> bool:
+        """Run the phases; False where one was stopped because it went wrong."""
         own = load_checkpoint(self.lesson.checkpoint, self.lesson.identity) if self.company.leads else None
         saved: dict[str, Any] | None = self.company.agreed(own)
         if self.options.adversarial.steps:
@@ -122,7 +129,8 @@ class Trainer:
                 self._run_phase(phase, signals)
             except Stopped as reason:
                 self._tell(f"training stopped: {reason}; the last good weights are kept")
-                return
+                return False
+        return True
 
     def _start_phase(self, index: int, phase: PlannedPhase, saved: dict[str, Any] | None) -> TeacherSignals:
         left = phase.options.steps - (saved["progress"]["step"] if saved else 0)

@@ -164,3 +164,19 @@ def test_a_gpu_trains_what_the_processor_trains_and_goes_on_where_it_stopped(
         # A GPU rounds products of convolutions to ten bits, and Adam steps by signs: a step's length may be apart.
         torch.testing.assert_close(trained[name], wanted, rtol=1e-3, atol=5e-3)
     assert next(tiny_context.teacher.graph.parameters()).device.type == "cpu"
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_where_the_last_weights_are_asked_for_they_are_kept(
+    ema: float, student: GraphModule, tiny_context: StageContext, tiny_dataset: Dataset, tiny_teacher: Teacher
+) -> None:
+    # Worse in the end than on the way, but not so much that it is taken back.
+    end_to_end = {"steps": 6, "learning_rate": 0.15, "schedule": "constant"}
+    options = {"block_wise": {"steps": 0}, "end_to_end": end_to_end, "ema": ema, "validate_every": 1}
+    outcome = distillation(**options, keep="last").apply(copy_graph(student), tiny_context)
+    losses = [point.validation["output-l1"] for point in outcome.curve]
+    assert losses[-1] > 1.01 * min(losses)
+    values = [torch.from_numpy(sample.inputs["mel"]) for sample in tiny_dataset.validation]
+    errors = [float((feed(outcome.student, (v,))[0] - feed(tiny_teacher.graph, (v,))[0]).abs().mean()) for v in values]
+    assert sum(errors) / len(errors) == pytest.approx(losses[-1], rel=1e-4)
+    assert outcome.findings[-1].message.endswith("were best in validation; the last ones are kept")

@@ -27,7 +27,6 @@ SAMPLES = 33_000
 QUICK = tuple(
     word
     for change in (
-        "distillation.block_wise.steps=2",
         "distillation.end_to_end.steps=2",
         "distillation.batch_size=2",
         "data.validation_files=1",
