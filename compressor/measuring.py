@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from compressor.calibration import PROBE_SIZE
-from compressor.dataset import Dataset, FloatArray
+from compressor.dataset import Dataset, FloatArray, Sample
 from compressor.errors import MetricUnavailable
 from compressor.graph_editing import feed, input_specs, parameter_count
 from compressor.layer_timing import by_layer, nodes_in_turn
@@ -179,6 +179,16 @@ class MeasuredModel:
         return self.sample_rate
 
 
+def file_inputs(specs: Sequence[TensorSpec], sample: Sample) -> dict[str, FloatArray]:
+    """Return a sample as a student's file takes it, whose inputs may have got axes of size one after the batch axis."""
+    fitted = {}
+    for spec in specs:
+        array = sample.inputs[spec.name]
+        extra = (1,) * (len(spec.shape) - array.ndim)
+        fitted[spec.name] = array.reshape(array.shape[0], *extra, *array.shape[1:]) if extra else array
+    return fitted
+
+
 @dataclass(frozen=True, eq=False)
 class MeasuredFile(MeasuredModel):
     """A file under measurement that is no longer what its graph would be written as, such as one in 8 bits."""
@@ -196,11 +206,9 @@ class MeasuredFile(MeasuredModel):
     @cached_property
     def outputs(self) -> Sequence[FloatArray]:
         session = onnx_session(self.file)
-        names = [spec.name for spec in self.teacher.inputs]
         samples = self.data.validation if self.data else ()
         return tuple(
-            session.run(None, {name: sample.inputs[name] for name in names})[0].astype(np.float32).reshape(-1)
-            for sample in samples
+            session.run(None, file_inputs(self.inputs, sample))[0].astype(np.float32).reshape(-1) for sample in samples
         )
 
 

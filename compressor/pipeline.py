@@ -15,7 +15,7 @@ import torch
 from compressor.artifacts import write_report, write_student
 from compressor.budget import judge
 from compressor.errors import CompressorError
-from compressor.finishing import finish
+from compressor.finishing import check_files, finish
 from compressor.gates import judge_gates
 from compressor.listening import listening_samples
 from compressor.measuring import measure_finished
@@ -90,6 +90,8 @@ def run(
     line = StageLine(plan, bench, announce, kept(folder))
     line.run_to(_first_training(plan), None)
     line.look_ahead()
+    if plan.file_stages:
+        check_files(plan.file_stages, export_onnx(line.rehearsed_end(), teacher.opset))
     before_training = bench.measured(line.student) if _first_training(plan) < len(plan.graph_stages) else None
     with folder:
         if line.spending is not None:
@@ -97,7 +99,9 @@ def run(
         line.run_to(len(plan.graph_stages), folder)
         content = export_onnx(line.student, teacher.opset, student_metadata(plan, teacher))
         checks = check_export(content, line.student)
-        student = finish(bench, plan.file_stages, line.student, content, line.records[-1] if line.records else None)
+        if plan.file_stages:
+            folder.write("student_float.onnx", content)
+        student = finish(bench, plan.file_stages, line.student, content, line.records, announce)
         records = (*line.records, *student.records)
         telling.say("measuring the finished student")
         finished = measure_finished(student.measured, plan.metrics)
@@ -112,9 +116,7 @@ def run(
             samples=listening_samples(folder, student.measured, before_training),
             student=line.student,
         )
-        if plan.file_stages:
-            folder.write("student_float.onnx", content)
-            content = student.content
+        content = student.content
         if teacher.whole is not None:
             folder.write("student_region.onnx", content)
             content = in_its_place(teacher.whole, bench, line.student, content, student_metadata(plan, teacher))
@@ -172,6 +174,11 @@ def _first_training(plan: Plan) -> int:
 
 
 def _identity(plan: Plan, teacher: Teacher) -> str:
-    """Name a run: the same recipe on the same teacher (where it is written, and how it is judged, does not matter)."""
-    facts = [plan.recipe.model_dump(mode="json", exclude={"out", "teacher", "gates"}), teacher.sha256]
+    """Name a run: the same recipe on the same teacher.
+
+    Where it is written, how it is judged and what becomes of the finished file does not matter: no training is lost.
+    """
+    recipe = plan.recipe.model_dump(mode="json", exclude={"out", "teacher", "gates"})
+    recipe["stages"] = recipe["stages"][: len(plan.graph_stages)]
+    facts = [recipe, teacher.sha256]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

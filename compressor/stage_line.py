@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from compressor.graph_editing import copy_graph
 from compressor.planning import Plan
@@ -11,7 +12,10 @@ from compressor.rehearsing import spend_budget
 from compressor.report import AllocationRecord, CurvePoint, StageRecord
 from compressor.run_folder import RunFolder
 from compressor.spending import Spending, keep
-from compressor.stage_running import Workbench, run_stage
+from compressor.stage_running import Workbench, apply_stage, run_stage
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
 
 
 class StageLine:
@@ -45,6 +49,15 @@ class StageLine:
         rehearsal = Rehearsal(self.bench, self.stages[len(self.records) :], self.student)
         for warning in look_ahead(rehearsal, spent=self.spending.choices if self.spending else None):
             self.bench.reporter.say(warning)
+
+    def rehearsed_end(self) -> GraphModule:
+        """Return what the graph will be at the end, but for what is trained."""
+        student = self.student
+        for stage in self.stages[len(self.records) :]:
+            if not stage.strategy.trains:
+                own = self.spending.choices.get(stage.label, {}) if self.spending else {}
+                student = apply_stage(stage, student, self.bench.context(stage, own)).student
+        return student
 
     def run_to(self, end: int, folder: RunFolder | None) -> None:
         """Run the stages that come before position `end` and are not done yet."""

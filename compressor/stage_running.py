@@ -122,7 +122,7 @@ def run_stage(
         ["stage", stage.label, fingerprint, bench.device, metrics],
         lambda: _run(bench, stage, choices, student, before, folder, fingerprint),
     )
-    if folder is not None and stage.strategy.trains and not result.record.restored:
+    if folder is not None and stage.strategy.trains and folder.saved_weights(stage.label, fingerprint) is None:
         folder.save_weights(stage.label, fingerprint, result.student.state_dict())
         folder.write(_notes_name(stage), _notes(result).encode())
     return result

@@ -126,6 +126,13 @@ class FileStrategy(Strategy):
         """Return the graph as it is."""
         return StageOutcome(student)
 
+    def check(self, content: bytes) -> None:
+        """Raise what can be known to be wrong from the student's file as it is before its training.
+
+        Raises:
+            CompressorError: for the user.
+        """
+
     @abstractmethod
     def rewrite(self, content: bytes, student: GraphModule, context: StageContext) -> FileOutcome:
         """Return the changed file; `content` is the ONNX file written for the graph `student`, or what came of it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from compressor.catalog_rules import is_name
 from compressor.errors import CompressorError
-from compressor.hookspecs import API_VERSION
+from compressor.hookspecs import API_VERSION, PROJECT_NAME
 from compressor.plugin_catalog import DISTRIBUTION, load_catalog
 from compressor.run_folder import write_atomically
 
@@ -65,6 +66,9 @@ def _words(name: str) -> Mapping[str, str]:
         raise CompressorError(
             f"'{name}' cannot name a strategy: expected small letters, digits and dashes, as tucker-conv"
         )
+    taken = {entry.name for entry in entry_points(group=PROJECT_NAME)}
+    if name in taken or find_spec(f"compressor_{module}"):
+        raise CompressorError(f"a plugin or package of the name '{name}' is installed already; choose another name")
     if origin := load_catalog().origins.get(("strategies", name)):
         raise CompressorError(f"there is a strategy '{name}' already, of {origin}; choose another name")
     return {

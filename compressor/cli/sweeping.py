@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from compressor.console import ConsoleReporter, print_table
+from compressor.errors import CompressorError
 from compressor.run_folder import write_atomically
 from compressor.sweep.definition import Sweep
 from compressor.sweep.executors import in_processes, on_ray
@@ -16,7 +17,7 @@ from compressor.sweep.folder import claimed
 from compressor.sweep.page import cell, columns, render_sweep
 from compressor.sweep.results import Results, Tried, results_of, write_results
 from compressor.sweep.space import parse_varied
-from compressor.sweep.study import open_study, take_up, tried, work
+from compressor.sweep.study import left_to_do, open_study, take_up, work
 
 if TYPE_CHECKING:
     import optuna
@@ -37,40 +38,54 @@ def run_sweep(
     workers: int,
     device: str,
 ) -> None:
-    """Run a recipe's trials, and write and print what came of them."""
+    """Run a recipe's trials, and write and print what came of them.
+
+    Raises:
+        CompressorError: what is asked for cannot be, or no trial came to an end.
+    """
+    if address is not None and storage is None:
+        raise CompressorError("--address: the machines of a cluster need a --storage that all of them reach")
     folder = out or Path(f"runs/{recipe.stem}_sweep")
     sweep = Sweep(
-        recipe=recipe,
+        recipe=recipe.absolute(),
         varied=parse_varied(varied),
         metrics=tuple(metrics),
         trials=trials,
         out=folder.absolute(),
         storage=storage or f"sqlite:///{folder.absolute() / 'study.db'}",
-        teacher=teacher,
-        data=data,
+        teacher=_absolute(teacher),
+        data=_absolute(data),
         changes=tuple(changes),
         device=device,
         workers=workers,
     )
     reporter = ConsoleReporter()
-    with claimed(sweep.out):
+    with claimed(sweep.out, shared=sweep.shared):
         study = open_study(sweep)
-        if storage is None and (left := take_up(study)):
-            reporter.say(f"{left} of an interrupted sweep's trials are taken up again")
-        reporter.say(f"{tried(study)} of {trials} trials are done; results: {folder / 'sweep.html'}")
+        if left := take_up(sweep, study):
+            reporter.say(f"trials of an earlier start that were interrupted or failed are taken up again: {left}")
+        to_do = left_to_do(sweep, study)
+        reporter.say(f"trials to run: {to_do}; results: {folder / 'sweep.html'}")
         try:
             if executor == "ray":
-                on_ray(sweep, address)
+                on_ray(sweep, to_do, address, lambda: _write(sweep, study))
             elif workers > 1:
-                in_processes(sweep)
+                in_processes(sweep, to_do, lambda: _write(sweep, study))
             else:
-                work(sweep, reporter, lambda found: _write(sweep, found))
+                work(sweep, to_do, 0, reporter, lambda found: _write(sweep, found))
         finally:
             results = _write(sweep, study)
     _print(results)
     click.echo(f"\nlook: {folder / 'sweep.html'}")
     if results.best is not None:
         click.echo(f"the recipe of trial {results.best}: {folder / 'best.yaml'}")
+    if not any(trial.state == "finished" for trial in results.trials):
+        raise CompressorError("no trial came to an end; the table says why. What failed is tried again the next time.")
+
+
+def _absolute(name: str | None) -> str | None:
+    """Return a file's or folder's path from the root: workers may have another current folder."""
+    return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 
 
 def _write(sweep: Sweep, study: optuna.Study) -> Results:

@@ -8,12 +8,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import CompressorError
 from compressor.metric import Metric
 from compressor.named_options import did_you_mean
+from compressor.package_files import resolve_package_path
 from compressor.plan_loading import load_plan
 from compressor.planning import Plan
 from compressor.signal_metric import split_measured_name
@@ -61,10 +63,23 @@ class Sweep:
         return load_plan(self.recipe, teacher=self.teacher, data=self.data, overrides=changes)
 
     @property
+    def shared(self) -> bool:
+        """Say whether other machines may be at work on the same storage."""
+        return not self.storage.startswith("sqlite")
+
+    @cached_property
+    def subject(self) -> str:
+        """Name what is run: the recipe as it is read, whatever is varied in it, and the teacher's content."""
+        recipe = self.plan(self._first()).recipe
+        file = resolve_package_path(recipe.teacher.onnx)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+        facts = [recipe.model_dump(mode="json", exclude={"out"}), digest]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
     def identity(self) -> str:
-        """Name what the sweep is of: the recipe as it is read, and what is varied; not how many trials."""
-        recipe = self.plan(self._first()).recipe.model_dump(mode="json")
-        facts = [recipe, [repr(each) for each in self.varied], self.metrics]
+        """Name what is asked: what is run, what is varied, and by what trials are compared; not how many."""
+        facts = [self.subject, [repr(each) for each in self.varied], self.metrics]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -80,7 +95,8 @@ class Sweep:
     def folder(self, values: Mapping[str, Any]) -> Path:
         """Return where a trial's run is: the same values have the same folder, so that an interrupted one resumes."""
         said = ",".join(f"{path.rpartition('.')[2]}={written(value)}" for path, value in values.items())
-        digest = hashlib.sha256(json.dumps(list(values.items()), default=str).encode()).hexdigest()[:8]
+        facts = [self.subject, list(values.items())]
+        digest = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:8]
         return self.out / "trials" / f"{re.sub(r'[^A-Za-z0-9=,._-]+', '', said)[:MOST_IN_A_NAME]}-{digest}"
 
     def _first(self) -> dict[str, Any]:

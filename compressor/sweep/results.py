@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from compressor.errors import RunFolderError
 from compressor.report import Measurement, Record
 from compressor.run_folder import write_atomically
 from compressor.run_reading import read_run
@@ -64,7 +65,7 @@ def results_of(sweep: Sweep, study: optuna.Study) -> Results:
     trials = tuple(
         _tried(sweep, trial)
         for trial in study.get_trials(deepcopy=False)
-        # A killed one was asked for again.
+        # One that was interrupted is asked for again.
         if trial.state.name != "WAITING" and (trial.state.name != "FAIL" or REASON in trial.user_attrs)
     )
     worthy = {
@@ -88,7 +89,10 @@ def _tried(sweep: Sweep, trial: optuna.trial.FrozenTrial) -> Tried:
     told: dict[str, Any] = {"number": trial.number + 1, "values": _read(trial.params), "state": state, "folder": folder}
     if state != "finished":
         return Tried(**told, reason=trial.user_attrs.get(REASON, ""))
-    report = read_run(sweep.out / folder).report
+    try:
+        report = read_run(sweep.out / folder).report
+    except RunFolderError as error:
+        return Tried(**{**told, "state": "failed"}, reason=str(error))
     met = all(verdict.met for verdict in report.verdicts) and all(gate.met for gate in report.gates)
     return Tried(**told, met=met, measurements=report.student)
 

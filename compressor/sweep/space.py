@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from compressor.errors import CompressorError
 if TYPE_CHECKING:
     import optuna
 
+RANGE = re.compile(r"[-+.\deE]*\d[.eE]*\.\.[-+.\deE]+")
+"""Numbers on both sides of two dots; anything else with dots in it, such as `../model.onnx`, is a value."""
 FORMS = "PATH=1,2,3 or PATH=1..8 or PATH=log:1e-5..1e-3, such as depthwise-separable-conv.rank=1,2,3"
 
 
@@ -110,7 +113,7 @@ def _parsed(text: str) -> Varied:
     if not equals or not path.strip() or not values.strip():
         raise ValueError(f"expected {FORMS}")
     path = _path(path.strip())
-    if ".." in values:
+    if values.startswith("log:") or RANGE.fullmatch(values.strip()):
         return _range(path, values)
     try:
         listed = yaml.safe_load(f"[{values}]")

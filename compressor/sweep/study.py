@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import BudgetError, CompressorError
@@ -40,24 +43,21 @@ def optuna_library() -> Any:
     return optuna
 
 
-def open_study(sweep: Sweep) -> optuna.Study:
-    """Return the sweep's study, with the trials that there are.
+def open_study(sweep: Sweep, worker: int = 0) -> optuna.Study:
+    """Return the sweep's study, with the trials that there are; each worker draws values of its own.
 
     Raises:
         CompressorError: the storage cannot be reached, or holds a sweep of something else under this name.
     """
     library = optuna_library()
-    local = sweep.storage.startswith("sqlite")
+    alive: dict[str, Any] = {}
+    if sweep.shared:
+        again = library.storages.RetryFailedTrialCallback(max_retry=2)
+        alive = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE, "failed_trial_callback": again}
     try:
-        storage = library.storages.RDBStorage(
-            sweep.storage,
-            heartbeat_interval=None if local else HEARTBEAT,
-            grace_period=None if local else GRACE,
-            failed_trial_callback=None if local else library.storages.RetryFailedTrialCallback(max_retry=2),
-        )
         study: optuna.Study = library.create_study(
             study_name=sweep.recipe.stem,
-            storage=storage,
+            storage=library.storages.RDBStorage(sweep.storage, **alive),
             load_if_exists=True,
             directions=["maximize" if each.higher else "minimize" for each in sweep.objectives],
             pruner=library.pruners.MedianPruner(n_startup_trials=4),
@@ -67,44 +67,85 @@ def open_study(sweep: Sweep) -> optuna.Study:
     known = study.user_attrs.get("identity", sweep.identity)
     if known != sweep.identity:
         raise CompressorError(
-            f"{sweep.storage} holds a sweep '{sweep.recipe.stem}' of another recipe, other values or other metrics; "
-            "give another --out or --storage"
+            f"{sweep.storage} holds a sweep '{sweep.recipe.stem}' of another recipe or teacher, other values or other "
+            "metrics; give another --out, and another --storage where you gave one"
         )
     study.set_user_attr("identity", sweep.identity)
-    study.sampler = _sampler(library, sweep, len(study.trials))
+    # A resumed sweep goes on with other draws, rather than with the first ones again.
+    seed = sweep.seed + len(study.trials) + 10_007 * worker
+    study.sampler = library.samplers.TPESampler(seed=seed, n_startup_trials=max(4, sweep.trials // 4))
     return study
 
 
-def _sampler(library: Any, sweep: Sweep, begun: int) -> Any:
-    seed = sweep.seed
-    if sweep.size <= sweep.trials:
-        return library.samplers.GridSampler({each.path: each.grid for each in sweep.varied}, seed=seed)
-    # A resumed sweep goes on with other draws, rather than with the first ones again.
-    return library.samplers.TPESampler(seed=seed + begun, n_startup_trials=max(4, sweep.trials // 4))
+def take_up(sweep: Sweep, study: optuna.Study) -> int:
+    """Ask for what is left: trials that were interrupted or failed, and where all values can be tried, all of them.
 
-
-def take_up(study: optuna.Study) -> int:
-    """Ask again for the trials that a killed sweep left behind; returns how many. Nobody else may be at work."""
-    state = optuna_library().trial.TrialState
-    left = study.get_trials(deepcopy=False, states=(state.RUNNING,))
+    Returns how many were interrupted or failed. In a storage of this machine nobody else may be at work; in a shared
+    one what shows no sign of life is taken for dead.
+    """
+    library = optuna_library()
+    state = library.trial.TrialState
+    if sweep.shared:
+        library.storages.fail_stale_trials(study)
+    else:
+        for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+            study.tell(trial.number, state=state.FAIL)
+    paths = {each.path for each in sweep.varied}
+    left = [
+        trial for trial in _without_a_later_one(study) if trial.state == state.FAIL and trial.params.keys() == paths
+    ]
     for trial in left:
-        study.tell(trial.number, state=state.FAIL)
         study.enqueue_trial(trial.params)
+    if sweep.size <= sweep.trials:
+        known = [_values_of(trial) for trial in study.get_trials(deepcopy=False)]
+        for values in _grid(sweep):
+            if values not in known:
+                study.enqueue_trial(values)
     return len(left)
 
 
-def tried(study: optuna.Study) -> int:
-    """Return how many trials came to an end, or are under way; those that were killed do not count."""
+def _grid(sweep: Sweep) -> list[dict[str, Any]]:
+    """Return every combination of values, in an order that does not favour the first ones."""
+    paths = [each.path for each in sweep.varied]
+    found = [
+        dict(zip(paths, values, strict=True)) for values in itertools.product(*(each.grid for each in sweep.varied))
+    ]
+    random.Random(sweep.seed).shuffle(found)  # noqa: S311 - an order, no secret
+    return found
+
+
+def _values_of(trial: optuna.trial.FrozenTrial) -> Mapping[str, Any]:
+    """Return a trial's values, or those that it is to have."""
+    values: Mapping[str, Any] = trial.system_attrs.get("fixed_params") or trial.params
+    return values
+
+
+def _without_a_later_one(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Return the trials, of those with the same values the last."""
+    found: dict[str, optuna.trial.FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False):
+        values = _values_of(trial)
+        key = repr(sorted(values.items())) if values else f"trial {trial.number}"
+        found[key] = trial
+    return list(found.values())
+
+
+def left_to_do(sweep: Sweep, study: optuna.Study) -> int:
+    """Return how many trials are still to be run."""
     state = optuna_library().trial.TrialState
-    return sum(
-        trial.state in (state.COMPLETE, state.PRUNED, state.RUNNING)
-        or (trial.state == state.FAIL and REASON in trial.user_attrs)
-        for trial in study.get_trials(deepcopy=False)
-    )
+    states = [trial.state for trial in _without_a_later_one(study) if trial.params or trial.state != state.FAIL]
+    waiting = states.count(state.WAITING)
+    return int(max(waiting, min(sweep.trials, sweep.size) - (len(states) - waiting)))
 
 
-def work(sweep: Sweep, reporter: Reporter | None = None, after: Callable[[optuna.Study], object] | None = None) -> None:
-    """Run trials until there are as many as were asked for, one after the other; several processes may do so.
+def work(
+    sweep: Sweep,
+    quota: int,
+    worker: int = 0,
+    reporter: Reporter | None = None,
+    after: Callable[[optuna.Study], object] | None = None,
+) -> None:
+    """Run so many trials one after the other, or fewer where others have run them; several processes may do so.
 
     `after` is called after each.
     """
@@ -112,8 +153,10 @@ def work(sweep: Sweep, reporter: Reporter | None = None, after: Callable[[optuna
 
     if sweep.workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // sweep.workers))
-    study, memory, telling = open_study(sweep), Memory(REMEMBERED), reporter or SilentReporter()
-    while tried(study) < min(sweep.trials, sweep.size):
+    study, memory, telling = open_study(sweep, worker), Memory(REMEMBERED), reporter or SilentReporter()
+    for _ in range(quota):
+        if left_to_do(sweep, study) <= 0:
+            return
         study.optimize(lambda trial: _figures(sweep, trial, memory, telling), n_trials=1, catch=(CompressorError,))
         if after is not None:
             after(study)
@@ -125,19 +168,9 @@ def _figures(sweep: Sweep, trial: optuna.Trial, memory: Memory, reporter: Report
     said = ", ".join(f"{path}={value}" for path, value in values.items())
     reporter.say(f"trial {trial.number + 1}: {said}")
     folder = sweep.folder(values)
-    trial.set_user_attr(FOLDER, str(folder.relative_to(sweep.out)))
-    watched = Watched(sweep, trial)
+    trial.set_user_attr(FOLDER, folder.relative_to(sweep.out).as_posix())
     try:
-        report = (
-            _finished(folder)
-            or run(
-                sweep.plan(values),
-                RunSettings(folder, name=sweep.recipe.stem, device=sweep.device),
-                reporter,
-                watched.stage_completed,
-                memory,
-            ).report
-        )
+        report = _finished(folder) or _run(sweep, values, folder, reporter, Watched(sweep, trial), memory)
     except BudgetError as error:
         trial.set_user_attr(REASON, str(error))
         raise optuna_library().TrialPruned(str(error)) from error
@@ -154,7 +187,14 @@ def _figures(sweep: Sweep, trial: optuna.Trial, memory: Memory, reporter: Report
     return tuple(float(figure) for figure in figures if figure is not None)
 
 
-def _finished(folder: Any) -> Report | None:
+def _run(
+    sweep: Sweep, values: Mapping[str, Any], folder: Path, reporter: Reporter, watched: Watched, memory: Memory
+) -> Report:
+    settings = RunSettings(folder, name=sweep.recipe.stem, device=sweep.device)
+    return run(sweep.plan(values), settings, reporter, watched.stage_completed, memory).report
+
+
+def _finished(folder: Path) -> Report | None:
     """Return the report of a run of the same values that is finished; None where there is none."""
     try:
         return read_run(folder).report

@@ -23,8 +23,8 @@ def check_data_source(source: DataSource, teacher: Teacher | None = None) -> Dat
     """Load the samples twice, with the same seed, and hold them against the teacher's inputs; returns them.
 
     Every sample must have an array for each input, of its type, with a batch of one and its fixed sizes; training and
-    validation must share none. Both loads must come to the same, `identity` included, and what was loaded must
-    survive pickling, for several processes may train on it.
+    validation must share none (the first eight of each are looked at). Both loads must come to the same, `identity`
+    included, and what was loaded must survive pickling, for several processes may train on it.
 
     Args:
         source: with the options to try.

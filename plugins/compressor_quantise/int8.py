@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.errors import DataError
+from compressor.errors import CompressorError, DataError
 from compressor.strategy import FileOutcome, FileStrategy, Finding, StageContext
 
 if TYPE_CHECKING:
@@ -48,8 +48,22 @@ class Int8Quantisation(FileStrategy):
     targets: tuple[str, ...] = Field(default=("*",), description="layers to quantise, by name pattern")
     ignore: tuple[str, ...] = Field(default=(), description="layers to leave in float, by name pattern")
 
-    def rewrite(self, content: bytes, student: GraphModule, context: StageContext) -> FileOutcome:
+    def check(self, content: bytes) -> None:
+        """Refuse patterns that match nothing, and files that draw random numbers, which no two of them share."""
         from compressor.graph_editing import select
+        from compressor_quantise.quantising import draws_random_numbers, quantisable
+
+        if drawing := draws_random_numbers(content):
+            raise CompressorError(
+                f"int8-quantisation: the model draws random numbers ({drawing}), so that its output differs from run "
+                "to run, and how far 8 bits move it cannot be measured. Leave the stage out."
+            )
+        if layers := quantisable(content, self.operators):
+            select(layers, self.targets, self.ignore)
+
+    def rewrite(self, content: bytes, student: GraphModule, context: StageContext) -> FileOutcome:
+        from compressor.graph_editing import input_specs, select
+        from compressor.measuring import file_inputs
         from compressor_quantise.quantisation_noise import noise_by_layer
         from compressor_quantise.quantising import Quantiser, quantisable
 
@@ -60,7 +74,7 @@ class Int8Quantisation(FileStrategy):
         if not layers:
             return FileOutcome(content, (Finding(f"no layer of {', '.join(self.operators)} has constant weights"),))
         chosen = select(layers, self.targets, self.ignore)
-        inputs = [sample.inputs for sample in samples]
+        inputs = [file_inputs(input_specs(student), sample) for sample in samples]
         noise = noise_by_layer(content, chosen, inputs)
         loudest = sorted(chosen, key=lambda layer: -noise[layer])
         quantiser = Quantiser(content, inputs, self.operators, self.calibration, per_channel=self.per_channel)

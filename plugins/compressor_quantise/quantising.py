@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from compressor.shared_draws import RANDOM_OPERATORS
 from compressor.stored_model import onnx_session
 
 METHODS: Final[Mapping[str, CalibrationMethod]] = {
@@ -29,6 +30,12 @@ def quantisable(content: bytes, operators: Sequence[str]) -> list[str]:
     graph = onnx.load_model_from_string(content).graph
     weights = {tensor.name for tensor in graph.initializer}
     return [node.name for node in graph.node if node.op_type in operators and node.name and node.input[1] in weights]
+
+
+def draws_random_numbers(content: bytes) -> str:
+    """Return an operator of the file that draws random numbers, or nothing."""
+    operators = {node.op_type for node in onnx.load_model_from_string(content).graph.node}
+    return next(iter(sorted(operators & set(RANDOM_OPERATORS))), "")
 
 
 class _Samples(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is not annotated

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from compressor.errors import RecipeError, SelectionError
+from compressor.errors import CompressorError, RecipeError, SelectionError
 from compressor.pipeline import run
 from compressor.plan_loading import load_plan
 from compressor.plugin_catalog import load_catalog
@@ -143,6 +143,38 @@ def test_a_run_reports_the_file_beside_the_float_student(tmp_path: Path) -> None
     assert before["parameters"] == after["parameters"]
     assert in_eight_bits(student) > 10
     assert in_eight_bits(plain) == 0
+
+
+def test_a_mistake_is_told_before_the_training_and_mending_it_loses_none(tmp_path: Path) -> None:
+    catalog = load_catalog([TinyPlugin()])
+    training = {"losses": ["l1"], "block_wise": {"steps": 0}, "end_to_end": {"steps": 2}, "segment": 12}
+    stages = ["transposed-to-standard-conv", {"distillation": training}]
+    wrong = recipe(tmp_path, [*stages, {"int8-quantisation": {"targets": ["no_such*"]}}])
+    with pytest.raises(SelectionError, match="no_such"):
+        run(load_plan(wrong, catalog=catalog), RunSettings(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    for drift_allowed, resume in ((100.0, False), (50.0, True)):
+        path = recipe(tmp_path, [*stages, {"int8-quantisation": {"max_drift": drift_allowed}}])
+        result = run(load_plan(path, catalog=catalog), RunSettings(tmp_path / "run", resume=resume))
+    assert [stage.stage for stage in result.report.stages if stage.restored] == ["distillation"]
+
+
+def test_inputs_with_an_axis_more_are_fitted(tmp_path: Path) -> None:
+    catalog = load_catalog([TinyPlugin()])
+    image = {"conv1d-to-conv2d": {"input_shape": "image"}}
+    path = recipe(tmp_path, ["transposed-to-standard-conv", image, {"int8-quantisation": {"max_drift": 100.0}}])
+    result = run(load_plan(path, catalog=catalog), RunSettings(tmp_path / "run"))
+    (spec,) = onnx_session((tmp_path / "run/student.onnx").read_bytes()).get_inputs()
+    assert len(spec.shape) == 4
+    assert result.report.stages[-1].measurements[-1].value is not None
+
+
+def test_a_model_that_draws_random_numbers_is_refused() -> None:
+    node = onnx.helper.make_node("RandomNormalLike", ["x"], ["y"])
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2]) for name in "xy"]
+    graph = onnx.helper.make_graph([node], "noise", values[:1], values[1:])
+    with pytest.raises(CompressorError, match="RandomNormalLike"):
+        Int8Quantisation().check(onnx.helper.make_model(graph).SerializeToString())
 
 
 def test_where_it_cannot_stand_is_told_with_the_rest(tmp_path: Path) -> None:

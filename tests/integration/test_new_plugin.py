@@ -61,6 +61,7 @@ def test_a_recipe_runs_it(installed: dict[str, str], tmp_path: Path) -> None:
         ("Tucker", "expected small letters"),
         ("class", "cannot name a strategy"),
         ("fold", "there is a strategy 'fold' already"),
+        ("conv", "is installed already"),
     ],
 )
 def test_names_that_cannot_be(name: str, told: str, tmp_path: Path) -> None:
