@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from compressor.figures import in_words, share_in_words
+from compressor.figures import NOTHING, in_words, share_in_words
 from compressor.report import LayerRecord, Report
 
-MOST_PARTS = 16
+MOST_PARTS = 20
 WIDTH, ROW, LABEL, TOP = 640, 26, 150, 6
 BAR = 9
 """Height of one of a part's two bars."""
@@ -43,25 +43,31 @@ def cost_pictures(report: Report) -> tuple[CostPicture, ...]:
     before, after = report.teacher.layers, report.layers
     if not before or not after:
         return ()
-    depth = part_depth([layer.layer for layer in before])
     costs: tuple[Cost, ...] = ("parameters", "macs")
-    return tuple(_picture(cost, _summed(before, depth, cost), _summed(after, depth, cost)) for cost in costs)
+    return tuple(_picture(cost, _summed(before, cost), _summed(after, cost)) for cost in costs)
 
 
 def part_depth(names: Sequence[str]) -> int:
-    """Return how many parts of a name tell parts of a model: the fewest that give the most, sixteen at the outside."""
-    deepest = max(name.count("/") + 1 for name in names)
+    """Return how many parts of a name tell parts of a model: the fewest that give the most, twenty at the outside."""
+    deepest = max(len(_split(name)) for name in names)
     counts = {depth: len({_part(name, depth) for name in names}) for depth in range(1, deepest + 1)}
     return max(counts, key=lambda depth: (counts[depth] if counts[depth] <= MOST_PARTS else 0, -depth))
 
 
 def _part(name: str, depth: int) -> str:
     # The last part of a name is the operator, or a layer among its like.
-    parts = name.split("/")
+    parts = _split(name)
     return "/".join(parts[: min(depth, max(1, len(parts) - 1))])
 
 
-def _summed(layers: Sequence[LayerRecord], depth: int, cost: Cost) -> dict[str, int]:
+def _split(name: str) -> list[str]:
+    """Return the parts of a name, in a file's form (`ups/0/Conv`) or in torch's (`ups.0.conv`)."""
+    return name.replace(".", "/").split("/")
+
+
+def _summed(layers: Sequence[LayerRecord], cost: Cost) -> dict[str, int]:
+    """Return the parts' costs; a student whose layers have other names has parts of its own."""
+    depth = part_depth([layer.layer for layer in layers])
     sums: dict[str, int] = {}
     for layer in layers:
         part = _part(layer.layer, depth)
@@ -76,8 +82,8 @@ def _picture(cost: Cost, before: dict[str, int], after: dict[str, int]) -> CostP
     parts = tuple(
         Part(
             name=name,
-            teacher=in_words(before.get(name, 0)),
-            student=f"{in_words(after.get(name, 0))} ({share_in_words(after.get(name, 0), before.get(name, 0))})",
+            teacher=in_words(before[name]) if name in before else NOTHING,
+            student=_student(name, before, after),
             teacher_width=before.get(name, 0) * scale,
             student_width=after.get(name, 0) * scale,
             top=TOP + at * ROW,
@@ -85,3 +91,11 @@ def _picture(cost: Cost, before: dict[str, int], after: dict[str, int]) -> CostP
         for at, name in enumerate(names)
     )
     return CostPicture(cost, parts, TOP + len(names) * ROW)
+
+
+def _student(name: str, before: dict[str, int], after: dict[str, int]) -> str:
+    """Return a part's cost in the student, with its share of the teacher's where both have it."""
+    if name not in after:
+        return NOTHING
+    share = f" ({share_in_words(after[name], before[name])})" if name in before else ""
+    return f"{in_words(after[name])}{share}"

@@ -5,12 +5,13 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compressor.report import LayerRecord
 from compressor.report_layers import MOST_PARTS, cost_pictures, part_depth
 from tests.compressor.report_example import example_report
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 4))
-def test_parts_are_as_fine_as_sixteen_allow(numbers: list[int], depth: int) -> None:
+def test_parts_are_as_fine_as_twenty_allow(numbers: list[int], depth: int) -> None:
     names = ["/".join(["net", *(str(number) for _ in range(depth)), "Conv"]) for number in numbers]
     found = part_depth(names)
     parts = {"/".join(name.split("/")[: min(found, depth + 1)]) for name in names}
@@ -29,3 +30,16 @@ def test_pictures_add_layers_up_by_part(tmp_path: Path) -> None:
     assert block.student_width / block.teacher_width == 0.3
     assert max(part.teacher_width for part in macs.parts) <= 640
     assert cost_pictures(report.model_copy(update={"layers": ()})) == ()
+
+
+def test_a_student_whose_layers_have_names_of_their_own_has_few_parts_too(tmp_path: Path) -> None:
+    report = example_report(tmp_path, 0)
+    names = [
+        f"stages.{stage}.branches.{branch}.convs.{at}" for stage in range(4) for branch in range(3) for at in range(9)
+    ]
+    renamed = tuple(LayerRecord(layer=name, kind="Conv2d", parameters=10, macs=100) for name in names)
+    (parameters, _) = cost_pictures(report.model_copy(update={"layers": renamed}))
+    own = [part for part in parameters.parts if part.name.startswith("stages")]
+    assert len(own) == 12
+    assert sum(part.student_width > 0 for part in own) == 12
+    assert len(parameters.parts) == 14 + 12
