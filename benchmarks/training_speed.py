@@ -29,7 +29,7 @@ from torch.fx import GraphModule
 from benchmarks.own_process import in_own_process, peak_gigabytes
 from benchmarks.structure import prepared
 from compressor.console import print_table
-from compressor.graph_editing import copy_graph, feed, fit_shape, run_graph
+from compressor.graph_editing import copy_graph, feed, fitted_inputs, run_graph
 from compressor.planning import PlannedStage
 from compressor.plugin_catalog import load_catalog
 from compressor.progress import SilentReporter, SilentTask
@@ -107,8 +107,7 @@ def by_hand(
     with nullcontext() if plain else training_form(student):
         for mel, wanted in batches(bench, steps, teacher_each_step=teacher_each_step):
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                given = fit_shape(mel, 4)
-                output = run_graph(student, (given if plain else given.contiguous(memory_format=torch.channels_last),))
+                output = run_graph(student, fitted_inputs(student, (mel,)))
             found = output[0].float().reshape(wanted.shape)
             optimiser.zero_grad(set_to_none=True)
             torch.stack([loss.compute(found, wanted) for loss in compared]).sum().backward()  # type: ignore[no-untyped-call]

@@ -146,6 +146,11 @@ def fit_shape(value: Tensor, rank: int) -> Tensor:
     return value
 
 
+def fitted_inputs(graph: GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Give a teacher's inputs its student's shapes: a strategy may have added axes of size one after the batch axis."""
+    return tuple(fit_shape(value, len(spec.shape)) for value, spec in zip(inputs, input_specs(graph), strict=True))
+
+
 def run_graph(graph: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Run a graph and return its outputs as a tuple, whatever it returns."""
     result = graph(*inputs)
@@ -153,7 +158,6 @@ def run_graph(graph: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...
 
 
 def feed(graph: GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Run a student on its teacher's inputs: a strategy may have added axes of size one after the batch axis."""
-    fitted = tuple(fit_shape(value, len(spec.shape)) for value, spec in zip(inputs, input_specs(graph), strict=True))
+    """Run a student on its teacher's inputs."""
     with torch.no_grad():
-        return run_graph(graph, fitted)
+        return run_graph(graph, fitted_inputs(graph, inputs))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from compressor.graph_editing import fit_shape, input_specs, layer_name, output_nodes
+from compressor.graph_editing import fitted_inputs, layer_name, output_nodes
 from compressor.sensitivity import Balance
 
 Replacement = Callable[..., Any]
@@ -55,11 +55,9 @@ class _Run:
     """One input and every tensor that a model computes from it."""
 
     def __init__(self, model: GraphModule, inputs: tuple[Tensor, ...]) -> None:
-        specs = input_specs(model)
-        fitted = [fit_shape(value, len(spec.shape)) for value, spec in zip(inputs, specs, strict=True)]
         self.interpreter = Interpreter(model, garbage_collect_values=False)
         with torch.no_grad():
-            self.interpreter.run(*fitted)
+            self.interpreter.run(*fitted_inputs(model, inputs))
         self.values = dict(self.interpreter.env)
         self.output = output_nodes(model)[0]
         self.balance = Balance(self.values[self.output])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from compressor.graph_editing import fit_shape, input_specs, layer_name, module_of
+from compressor.graph_editing import fitted_inputs, layer_name, module_of
 from compressor.unfolding import channel_axis
 
 DRAWS = 4
@@ -38,12 +38,11 @@ def sensitivities(model: GraphModule, inputs: Iterable[tuple[Tensor, ...]], seed
 
 
 def _one_input(model: GraphModule, inputs: tuple[Tensor, ...], generator: torch.Generator) -> dict[str, float]:
-    specs = input_specs(model)
-    fitted = [fit_shape(value, len(spec.shape)) for value, spec in zip(inputs, specs, strict=True)]
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     keeping = _Keeping(model)
     with torch.enable_grad():
+        fitted = fitted_inputs(model, inputs)
         result = keeping.run(*(value.clone().requires_grad_(value.is_floating_point()) for value in fitted))
     output: Tensor = result[0] if isinstance(result, list | tuple) else result
     balance = Balance(output.detach())

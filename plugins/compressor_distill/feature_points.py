@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from compressor.graph_editing import fit_shape, input_specs, placeholders, select
+from compressor.graph_editing import input_specs, select
 from compressor.tensor_spec import random_inputs
 
 PROBE_SIZE = 16
@@ -160,9 +160,3 @@ def _shapes(graph: GraphModule, nodes: list[Node]) -> dict[str, tuple[int, ...]]
         runner.forward(tuple(torch.from_numpy(array) for array in arrays.values()))
     found = {node.name: runner.found[node.name] for node in nodes}
     return {name: tuple(value.shape) for name, value in found.items() if isinstance(value, Tensor)}
-
-
-def student_inputs(student: GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Give the teacher's inputs the student's shapes."""
-    ranks = [len(node.meta["tensor_spec"].shape) for node in placeholders(student)]
-    return tuple(fit_shape(value, rank) for value, rank in zip(inputs, ranks, strict=True))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compressor.errors import SelectionError
-from compressor.graph_editing import layer_name, module_nodes, select
+from compressor.graph_editing import fitted_inputs, layer_name, module_nodes, select
 from compressor.loss import Loss
-from compressor_distill.feature_points import Point, PointRunner, student_inputs
+from compressor_distill.feature_points import Point, PointRunner
 from compressor_distill.teacher_run import Batch
 
 
@@ -76,7 +76,7 @@ class Objective(nn.Module):
         With `blocks_apart` each block reads the teacher's features, where they are as wide as the student's.
         """
         shared = [point.name for point in self.points if point.same_width] if blocks_apart else []
-        inputs = _channels_last(student_inputs(self.student, batch.inputs))
+        inputs = _channels_last(fitted_inputs(self.student, batch.inputs))
         output = self.runner.forward(inputs, {name: batch.features[name] for name in shared})
         return output.float().reshape(batch.output.shape), dict(self.runner.found)
 

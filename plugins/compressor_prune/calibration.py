@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 
 from compressor.calibration import Hook, calibration_inputs, observe
 from compressor.dataset import Sample
-from compressor.graph_editing import fit_shape, input_specs, run_graph
+from compressor.graph_editing import fitted_inputs, input_specs, run_graph
 from compressor.unfolding import channel_axis
 from compressor_prune.channel_groups import ChannelGroup, Place
 from compressor_prune.channel_weights import by_input
@@ -104,13 +104,11 @@ def weight_effects(student: GraphModule, samples: Sequence[Sample]) -> dict[str,
     That is |w ∂S/∂w|, averaged over samples, where S is half the mean square of the model's outputs: about how much S
     changes when the weight becomes zero (Molchanov et al., CVPR 2019).
     """
-    specs = input_specs(student)
     parameters = {name: parameter.requires_grad_(True) for name, parameter in student.named_parameters()}
     effects = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    for values in calibration_inputs(specs, samples, GRADIENT_LENGTH):
-        fitted = tuple(fit_shape(value, len(spec.shape)) for value, spec in zip(values, specs, strict=True))
+    for values in calibration_inputs(input_specs(student), samples, GRADIENT_LENGTH):
         with torch.enable_grad():
-            outputs = run_graph(student, fitted)
+            outputs = run_graph(student, fitted_inputs(student, values))
             energy = torch.stack([output.square().mean() / 2 for output in outputs if output.is_floating_point()]).sum()
             gradients = torch.autograd.grad(energy, list(parameters.values()), allow_unused=True)
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from compressor.graph_editing import fit_shape, input_specs
+from compressor.graph_editing import fitted_inputs
 
 
 class StepwiseRun:
@@ -24,12 +24,7 @@ class StepwiseRun:
     def __init__(
         self, graph: GraphModule, samples: Sequence[tuple[Tensor, ...]], kept_until: Mapping[Node, Node]
     ) -> None:
-        specs = input_specs(graph)
-        fitted = [
-            tuple(fit_shape(value, len(spec.shape)) for value, spec in zip(values, specs, strict=True))
-            for values in samples
-        ]
-        self.runs = [_Single(graph, values) for values in fitted]
+        self.runs = [_Single(graph, fitted_inputs(graph, values)) for values in samples]
         self.nodes = list(graph.graph.nodes)
         self.position = {node: position for position, node in enumerate(self.nodes)}
         self.done = 0

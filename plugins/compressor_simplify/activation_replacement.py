@@ -79,16 +79,13 @@ class ActivationReplacement(Strategy):
 
     def _inputs(self, student: GraphModule, context: StageContext) -> list[tuple[Tensor, ...]]:
         from compressor.calibration import calibration_inputs
-        from compressor.graph_editing import fit_shape, input_specs
+        from compressor.graph_editing import fitted_inputs, input_specs
         from compressor_simplify.tensor_shapes import probe
 
         if context.data is None:
             return [probe(student)]
-        specs = input_specs(student)
-        return [
-            tuple(fit_shape(value, len(spec.shape)) for value, spec in zip(values, specs, strict=True))
-            for values in calibration_inputs(specs, context.data.train[: self.calibration_samples])
-        ]
+        samples = context.data.train[: self.calibration_samples]
+        return [fitted_inputs(student, values) for values in calibration_inputs(input_specs(student), samples)]
 
     def _replace(
         self, student: GraphModule, activation: Activation, fit: RectifierFit, replaced: dict[Node, Node]

@@ -7,15 +7,14 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from compressor.calibration import PROBE_SIZE
-from compressor.graph_editing import fit_shape, input_specs
+from compressor.graph_editing import fitted_inputs, input_specs
 from compressor.tensor_spec import random_inputs
 
 
 def probe(graph: GraphModule) -> tuple[Tensor, ...]:
     """Return random inputs of the shapes that a graph takes."""
-    specs = input_specs(graph)
-    arrays = random_inputs(specs, PROBE_SIZE).values()
-    return tuple(fit_shape(torch.from_numpy(a), len(spec.shape)) for a, spec in zip(arrays, specs, strict=True))
+    arrays = random_inputs(input_specs(graph), PROBE_SIZE).values()
+    return fitted_inputs(graph, tuple(torch.from_numpy(array) for array in arrays))
 
 
 def tensor_shapes(graph: GraphModule) -> dict[Node, torch.Size]:

@@ -7,7 +7,7 @@ import torch
 from compressor_conv.depthwise_separable import DepthwiseSeparableConv
 from compressor_conv.transposed import TransposedToStandardConv
 from compressor_conv.two_dimensional import Conv1dToConv2d
-from compressor_distill.feature_points import Point, PointRunner, _articulation_points, find_points, student_inputs
+from compressor_distill.feature_points import Point, PointRunner, _articulation_points, find_points
 from compressor_hifigan.mrf_simplification import MrfSimplification
 from compressor_prune.channel_importance import ChannelImportancePruning
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 
 from compressor.dataset import Dataset
 from compressor.errors import SelectionError
-from compressor.graph_editing import copy_graph, output_nodes, placeholders
+from compressor.graph_editing import copy_graph, fitted_inputs, output_nodes, placeholders
 from compressor.strategy import StageContext, Strategy
 from compressor.teacher_loading import Teacher
 from compressor.testing.small_graphs import chain, traced
@@ -155,5 +155,5 @@ def test_every_block_gets_a_gradient_of_its_own(tiny_teacher: Teacher) -> None:
 
 def test_the_teacher_s_inputs_in_the_student_s_shapes(tiny_teacher: Teacher, tiny_context: StageContext) -> None:
     image = student(tiny_teacher, tiny_context, Conv1dToConv2d(input_shape="image"))
-    (value,) = student_inputs(image, (torch.zeros(3, 8, 5),))
+    (value,) = fitted_inputs(image, (torch.zeros(3, 8, 5),))
     assert value.shape == (3, 1, 8, 5)
