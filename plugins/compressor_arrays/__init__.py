@@ -1,0 +1,1 @@
+"""Data for any model: files of arrays, as `numpy.savez` writes them."""
