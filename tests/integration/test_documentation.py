@@ -5,11 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-import shlex
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -25,47 +23,16 @@ from compressor.plan_loading import load_plan
 from compressor.plugin_catalog import load_catalog
 from compressor.testing.tiny_vocoder import tiny_vocoder, vocoder_onnx
 from scripts.make_reference import pages
+from tests.integration.documented import DOCUMENTS, ROOT, Snippet, commands_of, snippets, told_to_compress
 
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
-    (ROOT / "docs").rglob("*.md")
-)
 AROUND_STAGES = {"data": "piper-speech", "budget": {"parameters": "50%"}}
 """What a recipe must have besides for stages shown alone."""
 OWN_PACKAGES = ("compressor", "compressor_hifigan")
-FENCE = re.compile(r"(?P<mark><!-- run this -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?P<path>[^)#\s]*)(?:#(?P<heading>[^)\s]*))?\)")
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|tmp|root|home|Users)\b|[A-Z]:\\")
 
 
-@dataclass(frozen=True)
-class Snippet:
-    document: Path
-    language: str
-    code: str
-    to_run: bool
-
-    def __str__(self) -> str:
-        return f"{self.document.relative_to(ROOT)}: {self.code.splitlines()[0][:50]}"
-
-
-def snippets(language: str) -> list[Snippet]:
-    return [
-        Snippet(document, found["language"], found["code"], bool(found["mark"]))
-        for document in DOCUMENTS
-        for found in FENCE.finditer(document.read_text(encoding="utf-8"))
-        if found["language"] == language
-    ]
-
-
-def commands() -> Iterator[list[str]]:
-    for snippet in [*snippets("sh"), *snippets("text")]:
-        for line in snippet.code.splitlines():
-            for command in line.split(" && "):
-                # Two spaces open the remark that stands beside a command in its help.
-                yield shlex.split(re.split(r"\s{2,}", command.strip())[0], comments=True)
-
-
+COMMANDS = [words for document in DOCUMENTS for words in commands_of(document)]
 LAUNCHERS = {
     ("torchrun",): torch.distributed.run.get_args_parser,
     ("accelerate", "launch"): launch_command_parser,
@@ -74,7 +41,7 @@ LAUNCHERS = {
 
 def launched() -> Iterator[tuple[tuple[str, ...], list[str], list[str]]]:
     """Yield commands that start several processes: the launcher, its options, and what each process is told."""
-    for words in commands():
+    for words in COMMANDS:
         for launcher in LAUNCHERS:
             if tuple(words[: len(launcher)]) == launcher:
                 at = words.index("compressor") + 1
@@ -82,7 +49,7 @@ def launched() -> Iterator[tuple[tuple[str, ...], list[str], list[str]]]:
 
 
 LAUNCHED = list(launched())
-COMPRESS = [words[1:] for words in commands() if words and words[0].rpartition("/")[2] == "compress"]
+COMPRESS = [told for words in COMMANDS if (told := told_to_compress(words)) is not None]
 COMPRESS += [told for _, _, told in LAUNCHED]
 
 
@@ -94,8 +61,7 @@ def test_there_is_something_to_test() -> None:
 
 @pytest.mark.parametrize("arguments", COMPRESS, ids=" ".join)
 def test_commands_and_their_options_exist(arguments: list[str]) -> None:
-    told = [word for word in arguments if not word.startswith("~")]
-    words = told[: next((at for at, word in enumerate(told) if word in (">", ">>")), len(told))]
+    words = arguments
     group: click.Group = main
     while isinstance(command := group.commands[words[0]], click.Group) and len(words) > 1:
         group, words = command, words[1:]
@@ -109,14 +75,14 @@ def test_launchers_take_their_options(launcher: tuple[str, ...], options: list[s
 
 
 def test_named_files_exist() -> None:
-    named = {word for words in commands() for word in words if word.startswith(("recipes/", "scripts/", "docs/"))}
+    named = {word for words in COMMANDS for word in words if word.startswith(("recipes/", "scripts/", "docs/"))}
     assert named
     assert [word for word in named if not (ROOT / word).exists()] == []
 
 
 def test_named_extras_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = {extra for words in commands() for word in words if word[:2] == ".[" for extra in word[2:-1].split(",")}
+    named = {extra for words in COMMANDS for word in words if word[:2] == ".[" for extra in word[2:-1].split(",")}
     assert {"demo", "pesq", "dev"} <= named <= set(project["optional-dependencies"])
 
 
