@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -66,7 +67,7 @@ class Stopwatch(SilentReporter):
     def __init__(self) -> None:
         self.times: list[float] = []
 
-    def task(self, label: str, total: int) -> SilentTask:
+    def task(self, label: str, total: int, *, done: int = 0, at_most: float = math.inf) -> SilentTask:
         """Watch a phase of training."""
         times = self.times
 

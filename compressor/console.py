@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -39,18 +40,19 @@ class ConsoleReporter:
             self._stream.write(f"{message}\n")
             self._stream.flush()
 
-    def task(self, label: str, total: int) -> BarTask | LogTask:
+    def task(self, label: str, total: int, *, done: int = 0, at_most: float = math.inf) -> BarTask | LogTask:
         """Return a piece of work of `total` steps, shown from `with` on until its end."""
-        pace = Pace(total, self._clock)
+        pace = Pace(total, self._clock, done, at_most)
         return BarTask(self._bars, label, pace) if self._bars else LogTask(self.say, label, pace)
 
 
 class Pace:
     """How far a piece of work has come, and how fast."""
 
-    def __init__(self, total: int, clock: Callable[[], float]) -> None:
+    def __init__(self, total: int, clock: Callable[[], float], done: int = 0, at_most: float = math.inf) -> None:
         self.total = total
-        self.done = 0
+        self.done = self._before = done
+        self._at_most = at_most
         self.status = ""
         self._clock = clock
         self._started = clock()
@@ -77,10 +79,11 @@ class Pace:
         return _joined(f"{self.done}/{self.total} done in {after}", self.status)
 
     def _speed(self) -> list[str]:
-        if not self.done or self.seconds <= 0:
+        own = self.done - self._before
+        if not own or self.seconds <= 0:
             return []
-        rate = self.done / self.seconds
-        left = max(self.total - self.done, 0) / rate
+        rate = own / self.seconds
+        left = max(min((self.total - self.done) / rate, self._at_most - self.seconds), 0)
         return [f"{in_words(rate)} steps/s", f"{duration_in_words(round(left))} left"]
 
 

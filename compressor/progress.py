@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol
@@ -26,8 +27,15 @@ class Reporter(Protocol):
     def say(self, message: str) -> None:
         """Tell one line."""
 
-    def task(self, label: str, total: int) -> Task:
-        """Open a piece of work of `total` steps."""
+    def task(self, label: str, total: int, *, done: int = 0, at_most: float = math.inf) -> Task:
+        """Open a piece of work of `total` steps.
+
+        Args:
+            label: what it is called.
+            total: its steps, those included that lie behind.
+            done: steps that an earlier start did.
+            at_most: seconds from now after which it ends, whatever is left of it.
+        """
 
 
 class SilentTask:
@@ -51,7 +59,7 @@ class SilentReporter:
     def say(self, message: str) -> None:
         """Do nothing."""
 
-    def task(self, label: str, total: int) -> SilentTask:
+    def task(self, label: str, total: int, *, done: int = 0, at_most: float = math.inf) -> SilentTask:
         """Return a task that shows nothing."""
         return SilentTask()
 
@@ -72,7 +80,7 @@ class RecordingReporter:
         self.lines.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {message}")
         self.inner.say(message)
 
-    def task(self, label: str, total: int) -> Task:
+    def task(self, label: str, total: int, *, done: int = 0, at_most: float = math.inf) -> Task:
         """Open the task where this passes on to."""
         self.lines.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {label}: {total} steps")
-        return self.inner.task(label, total)
+        return self.inner.task(label, total, done=done, at_most=at_most)

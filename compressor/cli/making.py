@@ -38,7 +38,7 @@ def run(
     Examples:
       compress run recipes/hifigan_student.yaml
       compress run recipes/hifigan_student.yaml --teacher voice.onnx --data wavs/ --out runs/voice
-      compress run recipes/hifigan_student.yaml --set distillation.max_minutes=60
+      compress run recipes/hifigan_student.yaml --set distillation.max_minutes=60 --out runs/longer
     """
     from compressor.cli.running import run_recipe
     from compressor.processes import led_by_the_first

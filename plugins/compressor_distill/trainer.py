@@ -153,8 +153,8 @@ class Trainer:
     def _run_phase(self, phase: PlannedPhase, signals: TeacherSignals) -> None:
         progress, begun, spent = self.progress, time.monotonic(), self.progress.seconds
         saved_at, saved_step = begun, progress.step
-        with self.lesson.reporter.task(phase.label, phase.options.steps) as task:
-            task.advance(progress.step)
+        allowed = phase.schedule.ends_at_seconds - spent
+        with self.lesson.reporter.task(phase.label, phase.options.steps, done=progress.step, at_most=allowed) as task:
             try:
                 while (done := phase.schedule.done(progress.step, progress.seconds)) < 1.0:
                     with self._together():

@@ -49,6 +49,20 @@ def test_a_log_gets_first_and_last_line_and_one_every_ten_seconds() -> None:
     ]
 
 
+def test_time_left_counts_this_start_s_steps_and_ends_with_the_time_allowed() -> None:
+    log, clock = io.StringIO(), Clock()
+    with ConsoleReporter(log, clock).task("training", 1000, done=400, at_most=60.0) as task:
+        for _ in range(2):
+            clock.now += 12.0
+            task.advance(24)
+    assert log.getvalue().splitlines() == [
+        "training: 400/1000",
+        "training: 424/1000, 2 steps/s, 48 s left",
+        "training: 448/1000, 2 steps/s, 36 s left",
+        "training: 448/1000 done in 24 s",
+    ]
+
+
 def test_a_log_has_no_control_characters_even_if_colours_are_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     log, clock = io.StringIO(), Clock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Listener(SilentReporter):
     def say(self, message: str) -> None:
         self.said.append(message)
 
-    def task(self, label: str, total: int) -> SilentTask:
+    def task(self, label: str, total: int, *, done: int = 0, at_most: float = math.inf) -> SilentTask:
         self.left -= label == "end-to-end"
         interrupts = label == "end-to-end" and self.left == 0
 

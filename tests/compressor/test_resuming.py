@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ class Interrupting(SilentReporter):
     def __init__(self, phase: str) -> None:
         self.phase = phase
 
-    def task(self, label: str, total: int) -> SilentTask:
+    def task(self, label: str, total: int, *, done: int = 0, at_most: float = math.inf) -> SilentTask:
         phase = self.phase
 
         class Task(SilentTask):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class Interrupting(SilentReporter):
     def say(self, message: str) -> None:
         self.said.append(message)
 
-    def task(self, label: str, total: int) -> SilentTask:
+    def task(self, label: str, total: int, *, done: int = 0, at_most: float = math.inf) -> SilentTask:
         reporter = self
 
         class Task(SilentTask):

