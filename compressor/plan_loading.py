@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from compressor.data_source import DataSource
 from compressor.errors import DataError
 from compressor.planning import Plan, plan
 from compressor.plugin_catalog import Catalog, load_catalog
@@ -49,17 +50,23 @@ def load_plan(
 
 
 def _folder_source(catalog: Catalog, folder: str, current: Named | None) -> dict[str, object]:
-    """Return the source that reads a folder, with the options that it shares with the recipe's own source.
+    """Return the recipe's own source, or its nearest relative that reads a folder, with the options that both have.
 
     Raises:
-        DataError: no installed source reads a folder.
+        DataError: no installed source reads a folder, or several do and none is a relative of the recipe's.
     """
     reading = {name: source for name, source in catalog.data_sources.items() if "path" in source.model_fields}
     if not reading:
         raise DataError("--data: no installed data source reads a folder")
-    name, source = next(iter(reading.items()))
-    before = catalog.data_sources.get(current.name) if current else None
-    shared = next((kind for kind in source.__mro__ if before is not None and issubclass(before, kind)), object)
-    fields = getattr(shared, "model_fields", {})
+    before: type | None = catalog.data_sources.get(current.name) if current else None
+    line = (before or DataSource).__mro__
+    shared = {name: next(kind for kind in line if issubclass(source, kind)) for name, source in reading.items()}
+    name = min(reading, key=lambda name: line.index(shared[name]))
+    if len(reading) > 1 and shared[name] is DataSource:
+        raise DataError(
+            f"--data: {' and '.join(sorted(reading))} read folders, and the recipe does not say which it means; "
+            f"say so in the recipe, or by --set 'data={{{name}: {{path: {folder}}}}}'"
+        )
+    fields = getattr(shared[name], "model_fields", {})
     kept = {key: value for key, value in (current.options if current else {}).items() if key in fields}
     return {name: {**kept, "path": folder}}

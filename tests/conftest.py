@@ -1,14 +1,29 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import HealthCheck, settings
 
 from compressor.dataset import Dataset
 from compressor.strategy import StageContext
 from compressor.teacher_loading import Teacher, load_teacher
 from compressor.testing.tiny_runs import stage_context
 from compressor.testing.tiny_vocoder import dataset, tiny_vocoder, vocoder_onnx
+
+# A busy machine is no defect of what is tested.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+
+
+def pytest_configure() -> None:
+    """Let workers (`pytest -n`), and the processes that they start, share the cores."""
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+        share = max(1, (os.cpu_count() or 1) // workers)
+        os.environ.setdefault("OMP_NUM_THREADS", str(share))
+        torch.set_num_threads(share)
 
 
 @pytest.fixture(scope="session")

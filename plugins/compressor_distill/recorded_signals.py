@@ -73,7 +73,7 @@ class RecordedOnDisk:
     def _names(self, index: int) -> tuple[str, str]:
         facts = [self.teacher, self.run.device.type, self.inputs.key(index)]
         outputs = hashlib.sha256(repr(facts).encode()).hexdigest()
-        points = hashlib.sha256(repr([*facts, self.run.points]).encode()).hexdigest()
+        points = hashlib.sha256(repr([*facts, "time first", self.run.points]).encode()).hexdigest()
         return f"output-{outputs}", f"features-{points}"
 
     def _read(self, cut: Cut, *, features: bool) -> Signals | None:

@@ -16,7 +16,10 @@ from compressor_distill.feature_points import PointRunner
 
 @dataclass(frozen=True)
 class Batch:
-    """Segments of several samples: inputs and output in the teacher's shapes, features (batch, channels, 1, time)."""
+    """Segments of several samples: inputs and output in the teacher's shapes, features (batch, channels, …, time).
+
+    Features of one-dimensional models are (batch, channels, 1, time).
+    """
 
     inputs: tuple[Tensor, ...]
     output: Tensor
@@ -26,7 +29,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Signals:
-    """Of one sample or segment: inputs with their batch axis of one, output without it, features (time, channels)."""
+    """Of a sample or segment: inputs with their batch axis of one, output without it, features (time, …, channels)."""
 
     inputs: tuple[Tensor, ...]
     output: Tensor
@@ -58,11 +61,11 @@ class TeacherRun:
         self._runners = {features: PointRunner(graph, points if features else ()) for features in (True, False)}
 
     def run(self, inputs: tuple[Tensor, ...], *, features: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the output, and features (batch, time, channels) if asked for, on the device."""
+        """Return the output, and features (batch, time, …, channels) if asked for, on the device."""
         runner = self._runners[features]
         with torch.no_grad():
             output = runner.forward(tuple(value.to(self.device) for value in inputs))
-        found = {name: value.flatten(1, -2).transpose(1, 2) for name, value in runner.found.items()}
+        found = {name: _with_time(value).transpose(1, -1) for name, value in runner.found.items()}
         runner.found = {}
         return output, found
 
@@ -71,6 +74,11 @@ class TeacherRun:
         output, found = self.run(inputs, features=features)
         kept = {name: _halved(value[0]).contiguous().cpu() for name, value in found.items()}
         return Signals(inputs, output[0].cpu(), kept, size)
+
+
+def _with_time(feature: Tensor) -> Tensor:
+    """Return a feature with an axis for time, or for width: one of (batch, channels) gets one of size one."""
+    return feature if feature.dim() > 2 else feature.unsqueeze(-1)
 
 
 def _halved(feature: Tensor) -> Tensor:
@@ -84,8 +92,12 @@ def stacked(pieces: Sequence[Signals], device: torch.device) -> Batch:
     inputs = tuple(torch.cat(parts).to(device) for parts in zip(*(piece.inputs for piece in pieces), strict=True))
     output = torch.stack([piece.output for piece in pieces]).to(device)
     features = {
-        name: torch.stack([piece.features[name] for piece in pieces]).to(device).float().unsqueeze(1)
-        for name in pieces[0].features
+        name: torch.stack([piece.features[name] for piece in pieces]).to(device).float() for name in pieces[0].features
     }
-    # (batch, 1, time, channels) -> (batch, channels, 1, time) without moving memory
-    return Batch(inputs, output, {name: value.permute(0, 3, 1, 2) for name, value in features.items()})
+    return Batch(inputs, output, {name: _channels_first(value) for name, value in features.items()})
+
+
+def _channels_first(feature: Tensor) -> Tensor:
+    """Turn (batch, time, …, channels) into (batch, channels, …, time), with four axes at least, moving no memory."""
+    turned = feature.transpose(1, -1)
+    return turned if turned.dim() > 3 else turned.unsqueeze(2)

@@ -102,10 +102,8 @@ class Trainer:
     def _say_what_comes(self, signals: TeacherSignals) -> None:
         points = ", ".join(map(str, self.points)) or "none: only outputs are compared"
         helped = f", {self.company.of} processes" if self.company.of > 1 else ""
-        self._tell(
-            f"features are compared at {points}; {len(signals.inputs)} samples, segments of {signals.segment}, "
-            f"{self.precision}{helped}"
-        )
+        cut = f"segments of {signals.segment}" if signals.segmented else "whole"
+        self._tell(f"features are compared at {points}; {len(signals.inputs)} samples, {cut}, {self.precision}{helped}")
 
     def _tell(self, message: str) -> None:
         self.notes.append(Finding(message))

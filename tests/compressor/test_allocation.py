@@ -83,7 +83,7 @@ def least_error(offers: Offers, costs: dict[str, float], limits: dict[str, float
 
 
 @given(problems())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_choice_is_the_best_of_all(problem: Problem) -> None:
     offers, costs, limits = problem
     best = least_error(offers, costs, limits)

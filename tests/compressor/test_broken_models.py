@@ -106,7 +106,7 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
         load_teacher(path, CONVERTERS)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=3))
 def test_a_file_of_which_bytes_were_changed_is_refused_or_loads(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
     content = bytearray(model().SerializeToString())

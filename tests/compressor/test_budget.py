@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from compressor_cost.metrics import FileBytes, Latency, Macs, Parameters
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor.allocation import Choices
@@ -178,7 +178,6 @@ def test_every_limit_is_kept() -> None:
 
 
 @given(st.floats(5.0, 120.0), st.floats(-0.5, 0.5), st.floats(-10.0, 20.0))
-@settings(deadline=None)
 def test_what_is_chosen_keeps_the_limit_in_the_end(limit: float, share: float, on_top: float) -> None:
     rehearsal = Rehearsing(share, on_top)
     meeting = [parts for parts in range(10) if (100.0 - 10 * parts) * (1 + share) + on_top <= limit]

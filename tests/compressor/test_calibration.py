@@ -94,7 +94,7 @@ def windows(read: NDArray[np.float32], taps: int, dilation: int, padding: int) -
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 3), st.integers(0, 99))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_readings_are_the_moments_of_all_rows(taps: int, dilation: int, padding: int, seed: int) -> None:
     student = traced(chain(nn.Conv1d(3, 2, taps, padding=padding, dilation=dilation)), (1, 3, "time"))
     arrays = [noise(1, 3, length, seed=seed) + 5.0 for length in (20, 33)]

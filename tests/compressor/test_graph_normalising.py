@@ -90,7 +90,7 @@ def converted(content: bytes) -> GraphModule:
 
 
 @given(models())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_the_numbers_stay_the_same(content: bytes) -> None:
     value = np.random.default_rng(0).standard_normal((1, 2, 9)).astype(np.float32)
     before = converted(content)

@@ -62,7 +62,7 @@ def subject(graph_of: Teacher, data: Dataset | None) -> MeasuredModel:
     groups=st.integers(1, 3), before=st.integers(1, 3), after=st.integers(1, 3), kernel=st.integers(1, 5),
     stride=st.integers(1, 3), transposed=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_macs_of_a_convolution_are_those_of_the_formula(
     groups: int, before: int, after: int, kernel: int, stride: int, transposed: bool, tiny_teacher: Teacher
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -37,7 +37,6 @@ def with_ones(read: Array) -> Array:
 
 
 @given(regressions(), st.integers(1, 3))
-@settings(deadline=None)
 def test_the_solution_is_numpy_s(regression: tuple[Array, Array], parts: int) -> None:
     read, wanted = regression
     found = equations(read, wanted, parts)
@@ -48,7 +47,6 @@ def test_the_solution_is_numpy_s(regression: tuple[Array, Array], parts: int) ->
 
 
 @given(regressions(), st.floats(1e-3, 10.0))
-@settings(deadline=None)
 def test_a_ridge_is_least_squares_with_the_prior_as_further_rows(regression: tuple[Array, Array], ridge: float) -> None:
     read, wanted = regression
     ones = with_ones(read)
@@ -62,7 +60,6 @@ def test_a_ridge_is_least_squares_with_the_prior_as_further_rows(regression: tup
 
 
 @given(regressions())
-@settings(deadline=None)
 def test_the_error_is_that_of_the_rows(regression: tuple[Array, Array]) -> None:
     read, wanted = regression
     found = equations(read, wanted)

@@ -208,7 +208,7 @@ recipes = st.builds(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(recipe=recipes)
 @example(
     recipe=Recipe.model_validate({"teacher": "a\u2028b\ufeff", "stages": ["\x85", {"\r\n": {"on": "1e3", "~": None}}]})

@@ -184,7 +184,7 @@ def test_a_bare_report_renders(report: Report, tmp_path: Path) -> None:
     assert not page.attributes("audio")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.text(st.characters(exclude_categories=("C", "Z")), min_size=1), st.sampled_from(["<script>", "\"'><img src=x>"])
 )
@@ -225,7 +225,7 @@ def test_samples_outside_the_run_folder_are_refused(report: Report, folder: Path
         render_report(report.model_copy(update={"samples": (sample,)}), inner)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["a", "b"]), st.floats(0, 1e6), st.floats(allow_nan=True, allow_infinity=True)),

@@ -37,7 +37,7 @@ def without_bias(*layers: nn.Module) -> nn.Sequential:
 
 @pytest.mark.usefixtures("many_draws")
 @given(taps=st.integers(1, 4), width=st.integers(1, 3), stride=st.integers(1, 2), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_before_a_convolution_it_is_the_energy_of_its_weights(taps: int, width: int, stride: int, seed: int) -> None:
     first, second = nn.Conv1d(2, width, 3, bias=False), nn.Conv1d(width, 3, taps, stride, bias=False)
     graph = traced(without_bias(first, second), (1, 2, "time"))

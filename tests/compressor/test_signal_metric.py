@@ -52,7 +52,7 @@ def test_intervals_of_other_statistics_are_those_of_scipy() -> None:
     assert percentile_interval(table, largest) == pytest.approx((low, high), abs=0.04 * (high - low))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(values=scores, scale=st.floats(0.1, 10), shift=st.floats(-10, 10))
 def test_intervals_move_and_stretch_with_the_scores(values: list[float], scale: float, shift: float) -> None:
     low, high = interval(values)

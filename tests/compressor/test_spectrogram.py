@@ -56,7 +56,7 @@ def test_silence_is_black(signal: FloatArray) -> None:
     assert not levels(spectrogram_png(signal, SAMPLE_RATE)).any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(size=st.integers(0, 30_000), sample_rate=st.sampled_from([8000, 16000, 22050, 48000]))
 def test_every_length_gives_a_picture_of_the_same_size(size: int, sample_rate: int) -> None:
     noise = np.random.default_rng(size).standard_normal(size).astype(np.float32)

@@ -124,7 +124,7 @@ def test_a_file_that_may_not_be_read(save: Save) -> None:
 
 
 @given(content=st.binary(max_size=400))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_bytes_are_no_model(content: bytes, save: Save) -> None:
     with pytest.raises(TeacherError, match=r"is not a whole ONNX model|cannot|disagree"):
         load_teacher(save(content))

@@ -88,7 +88,7 @@ def regressed(layer: LinearLayer, read: Tensor, positions: Tensor) -> Tensor:
 
 
 @given(st.one_of(convolutions(), linears()), st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_rows_times_matrix_are_the_output(case: Case, data: st.DataObject) -> None:
     layer, read = case
     with torch.no_grad():
@@ -110,7 +110,6 @@ def test_rows_are_batch_by_batch_and_position_by_position() -> None:
 
 
 @given(st.one_of(convolutions(), linears()), st.integers(0, 99))
-@settings(deadline=None)
 def test_a_matrix_that_is_set_is_read_back(case: Case, seed: int) -> None:
     layer, _ = case
     before = layer.weight.detach().clone()
@@ -123,7 +122,6 @@ def test_a_matrix_that_is_set_is_read_back(case: Case, seed: int) -> None:
 
 
 @given(convolutions())
-@settings(deadline=None)
 def test_columns_go_channel_by_channel_and_tap_by_tap(case: Case) -> None:
     layer, read = case
     assert isinstance(layer, _ConvNd)
@@ -139,7 +137,6 @@ def test_columns_go_channel_by_channel_and_tap_by_tap(case: Case) -> None:
 
 
 @given(st.integers(1, 40_000), st.integers(1, 3000))
-@settings(deadline=None)
 def test_positions_are_evenly_spread_and_meet_every_phase(size: int, most: int) -> None:
     positions = output_positions(torch.empty(2, 3, size), nn.Conv1d(3, 3, 1), most).tolist()
     step = positions[1] if len(positions) > 1 else size

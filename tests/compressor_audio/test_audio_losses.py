@@ -100,7 +100,7 @@ def test_complex_stft_is_a_share_of_the_teacher(norm: Literal["l1", "l2"], order
     assert ComplexStft(fft_sizes=(512,), norm=norm).compute(student, teacher).item() == pytest.approx(share, rel=1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(gain=st.floats(-2.0, 2.0, width=32), norm=st.sampled_from(["l1", "l2"]))
 def test_complex_stft_of_a_gain_is_what_is_missing(gain: float, norm: Literal["l1", "l2"]) -> None:
     found = ComplexStft(norm=norm).compute(gain * noise(0), noise(0)).item()
@@ -123,7 +123,7 @@ def test_phase_follows_the_paper() -> None:
     assert Phase(fft_sizes=(512,)).compute(student, teacher).item() == pytest.approx(sum(terms), rel=1e-3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(gain=st.floats(0.25, 4.0, width=32))
 def test_phase_hears_the_sign_and_no_gain(gain: float) -> None:
     assert Phase().compute(gain * noise(0), noise(0)).item() == pytest.approx(0.0, abs=5e-3)
@@ -144,7 +144,7 @@ def test_mel_l1_uses_its_own_analysis() -> None:
     assert torch.equal(MelL1(mel=mel).compute(noise(0), noise(1)), expected)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(offset=st.floats(-1.0, 1.0, width=32))
 def test_waveform_l1_of_an_offset_is_the_offset(offset: float) -> None:
     assert WaveformL1().compute(noise(0) + offset, noise(0)).item() == pytest.approx(abs(offset), abs=1e-6)

@@ -51,7 +51,7 @@ def test_agrees_with_librosa(options: MelOptions) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(samples=st.integers(512, 6000), hop=st.integers(1, 1024))
 def test_has_a_frame_per_hop(samples: int, hop: int) -> None:
     # Half a transform is reflected at most, which has to lie inside the audio.

@@ -55,7 +55,7 @@ CHANGES = st.dictionaries(st.sampled_from(NAMES), st.one_of(st.none(), st.intege
 
 
 @given(changes=st.lists(CHANGES, min_size=1, max_size=4))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_kept_index_is_that_of_the_folder_as_it_is(
     changes: list[dict[str, int | None]], context: DataContext, headers_read: list[str]
 ) -> None:

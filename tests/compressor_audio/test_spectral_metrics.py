@@ -61,7 +61,7 @@ def test_distortion_is_kubichek_s_formula(speech_like: SpeechLike) -> None:
     )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(gain=st.floats(0.2, 4.0))
 def test_loudness_is_no_distortion_and_is_all_of_the_band_energy(gain: float) -> None:
     wanted = white()

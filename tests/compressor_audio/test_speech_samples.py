@@ -49,7 +49,7 @@ def test_refuses_what_is_no_audio(tmp_path: Path) -> None:
         read_recording(tmp_path / "c.wav", 22050, 9.0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(samples=st.integers(1024, 30000))
 def test_reference_and_mel_cover_the_same_time(samples: int) -> None:
     audio = np.ones(samples, dtype=np.float32)

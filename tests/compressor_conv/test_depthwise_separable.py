@@ -10,7 +10,7 @@ import pytest
 import torch
 from compressor_conv.depthwise_separable import DepthwiseSeparableConv, separable
 from compressor_prune.channel_importance import ChannelImportancePruning
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
@@ -68,7 +68,6 @@ def numpy_energy(conv: Conv, rank: int) -> float:
 
 
 @given(convolutions())
-@settings(deadline=None)
 def test_as_many_terms_as_taps_are_exact(conv: Conv) -> None:
     wanted, found, kept = approximation(conv, conv.weight[0, 0].numel())
     # The factors are held in float32.
@@ -77,13 +76,11 @@ def test_as_many_terms_as_taps_are_exact(conv: Conv) -> None:
 
 
 @given(convolutions(), st.integers(1, 4))
-@settings(deadline=None)
 def test_the_energy_kept_is_the_one_of_the_singular_values(conv: Conv, rank: int) -> None:
     assert separable(conv, rank)[1] == pytest.approx(numpy_energy(conv, rank), abs=1e-9)
 
 
 @given(convolutions())
-@settings(deadline=None)
 def test_more_terms_are_nearer_to_the_weights(conv: Conv) -> None:
     def error(rank: int) -> float:
         terms, _ = separable(conv, rank)
@@ -206,7 +203,6 @@ def readable_convolutions(draw: st.DrawFn) -> tuple[Conv, NDArray[np.float32]]:
 
 
 @given(readable_convolutions(), st.integers(1, 3), st.integers(1, 3))
-@settings(deadline=None)
 def test_fitted_factors_keep_of_the_output_what_they_say(
     readable: tuple[Conv, NDArray[np.float32]], rank: int, rounds: int
 ) -> None:

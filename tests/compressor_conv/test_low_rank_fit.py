@@ -8,7 +8,7 @@ import pytest
 import torch
 from compressor_conv.layer_shape import Shape
 from compressor_conv.low_rank import low_rank
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -68,7 +68,6 @@ def numpy_energy(layer: LinearLayer, rank: int, root: NDArray[np.float64] | None
 
 
 @given(layers())
-@settings(deadline=None)
 def test_a_rank_of_the_wider_side_is_exact(layer: LinearLayer) -> None:
     value = some_input(layer, 5)
     wanted = put_out((layer,), value)
@@ -81,13 +80,11 @@ def test_a_rank_of_the_wider_side_is_exact(layer: LinearLayer) -> None:
 
 
 @given(layers(), st.integers(1, 4))
-@settings(deadline=None)
 def test_without_data_what_is_kept_is_in_the_largest_singular_values(layer: LinearLayer, rank: int) -> None:
     assert low_rank(layer, rank)[1] == pytest.approx(numpy_energy(layer, rank), abs=1e-9)
 
 
 @given(layers())
-@settings(deadline=None)
 def test_more_rank_keeps_more(layer: LinearLayer) -> None:
     kept = [low_rank(layer, rank)[1] for rank in range(1, 1 + max(Shape.of(layer).channels))]
     assert all(later >= earlier - 1e-9 for earlier, later in pairwise(kept))
@@ -132,7 +129,6 @@ def turned(layer: LinearLayer, reading: Reading) -> Reading:
 
 
 @given(layers(), st.integers(1, 3))
-@settings(deadline=None)
 def test_what_is_kept_of_the_output_is_so_in_torch(layer: LinearLayer, rank: int) -> None:
     value = some_input(layer, 20)
     reading = turned(layer, reading_of(layer, value))
@@ -158,7 +154,6 @@ def root_of(layer: LinearLayer, reading: Reading) -> NDArray[np.float64]:
 
 
 @given(layers(), st.integers(1, 3))
-@settings(deadline=None)
 def test_behind_the_kernel_nothing_keeps_more_of_the_output(layer: LinearLayer, rank: int) -> None:
     assume(not Shape.of(layer).mixes_first)
     reading = turned(layer, reading_of(layer, some_input(layer, 20)))
@@ -167,7 +162,6 @@ def test_behind_the_kernel_nothing_keeps_more_of_the_output(layer: LinearLayer, 
 
 
 @given(layers(), st.integers(1, 3))
-@settings(deadline=None)
 def test_before_the_kernel_no_kernel_keeps_more_of_the_output(layer: LinearLayer, rank: int) -> None:
     shape = Shape.of(layer)
     assume(shape.mixes_first)

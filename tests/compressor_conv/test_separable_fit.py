@@ -9,7 +9,7 @@ import pytest
 import torch
 from compressor_conv.separable_fit import RIDGE, SeparableFilters, decomposed, fitted, output_error
 from compressor_conv.separable_fit import _depthwise as depthwise_filters
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -45,7 +45,6 @@ def measured_error(filters: Tensor, rows: Tensor, found: SeparableFilters) -> fl
 
 
 @given(problems(), st.integers(1, 3))
-@settings(deadline=None)
 def test_the_error_is_the_one_measured_on_the_rows(problem: Problem, rank: int) -> None:
     filters, rows = problem
     for found in (decomposed(filters, rank), fitted(filters, moment(rows), decomposed(filters, rank), 2)):
@@ -54,7 +53,6 @@ def test_the_error_is_the_one_measured_on_the_rows(problem: Problem, rank: int) 
 
 
 @given(problems(), st.integers(1, 3))
-@settings(deadline=None)
 def test_no_round_adds_to_the_error(problem: Problem, rank: int) -> None:
     filters, rows = problem
     start = decomposed(filters, rank)
@@ -76,7 +74,6 @@ def test_fitting_pays_where_what_is_read_is_unlike_noise() -> None:
 
 
 @given(problems())
-@settings(deadline=None)
 def test_full_rank_is_exact(problem: Problem) -> None:
     filters, rows = problem
     start = decomposed(filters, min(filters.shape[1:]))
@@ -86,7 +83,6 @@ def test_full_rank_is_exact(problem: Problem) -> None:
 
 
 @given(problems(), st.integers(1, 4))
-@settings(deadline=None)
 def test_the_decomposition_is_the_nearest_of_its_rank(problem: Problem, rank: int) -> None:
     filters, _ = problem
     rank = min(rank, *filters.shape[1:])
@@ -98,7 +94,6 @@ def test_the_decomposition_is_the_nearest_of_its_rank(problem: Problem, rank: in
 
 
 @given(problems())
-@settings(deadline=None)
 def test_pointwise_weights_are_those_of_least_squares_with_a_ridge(problem: Problem) -> None:
     filters, rows = problem
     width, taps, _ = filters.shape

@@ -46,7 +46,6 @@ def seeded(module: nn.ConvTranspose1d | nn.ConvTranspose2d, seed: int) -> torch.
 
 
 @given(axes(), st.integers(1, 2), st.integers(1, 2), SMALL, st.booleans(), st.integers(0, 99))
-@settings(deadline=None)
 def test_polyphase_equals_the_transposed_convolution_over_time(
     axis: tuple[int, ...], batch: int, groups: int, width: int, bias: bool, seed: int
 ) -> None:
@@ -59,7 +58,7 @@ def test_polyphase_equals_the_transposed_convolution_over_time(
 
 
 @given(axes(), axes(), st.integers(1, 2), SMALL, st.booleans(), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_polyphase_equals_the_transposed_convolution_over_images(
     first: tuple[int, ...], second: tuple[int, ...], groups: int, width: int, bias: bool, seed: int
 ) -> None:
@@ -73,7 +72,6 @@ def test_polyphase_equals_the_transposed_convolution_over_images(
 
 
 @given(axes(), st.integers(1, 2), SMALL, st.integers(0, 99))
-@settings(deadline=None)
 def test_phases_are_interleaved_along_time_in_images_of_height_one_too(
     axis: tuple[int, ...], groups: int, width: int, seed: int
 ) -> None:
@@ -89,7 +87,6 @@ def test_phases_are_interleaved_along_time_in_images_of_height_one_too(
 
 
 @given(st.integers(1, 5), st.integers(1, 4))
-@settings(deadline=None)
 def test_no_weight_is_added_where_the_stride_divides_the_kernel(stride: int, taps: int) -> None:
     transposed = nn.ConvTranspose1d(3, 2, stride * taps, stride)
     assert polyphase(transposed)[0].weight.numel() == transposed.weight.numel()

@@ -79,9 +79,7 @@ def chains(draw: st.DrawFn) -> nn.Sequential:
 
 @pytest.mark.parametrize("input_shape", ["teacher", "image"])
 @given(model=chains())
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_chains_keep_their_output(input_shape: str, model: nn.Sequential, tiny_context: StageContext) -> None:
     before = traced(model, (1, 4, "time"))
     after = Conv1dToConv2d.model_validate({"input_shape": input_shape}).apply(copy_graph(before), tiny_context).student

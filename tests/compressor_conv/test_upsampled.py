@@ -11,7 +11,7 @@ import torch
 from compressor_conv.transposed import TransposedToStandardConv
 from compressor_conv.two_dimensional import Conv1dToConv2d
 from compressor_conv.upsampled import NearestUpsampling, Upsampled, nearest_kernel, why_not
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import signal
@@ -65,7 +65,6 @@ def smeared(plain: NDArray[np.float64], stride: tuple[int, ...]) -> NDArray[np.f
 
 
 @given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 4), st.integers(0, 3), st.integers(0, 99))
-@settings(deadline=None)
 def test_kernels_without_a_checkerboard_are_kept_exactly(
     axes: int, taps: int, stride: int, padding: int, seed: int
 ) -> None:
@@ -87,7 +86,6 @@ def test_kernels_without_a_checkerboard_are_kept_exactly(
 
 
 @given(transposed_convolutions())
-@settings(deadline=None)
 def test_what_is_lost_of_a_kernel_is_the_energy_of_the_error_of_an_impulse(module: Transposed) -> None:
     form, lost = nearest_kernel(module)
     axes = module.weight.dim() - 2
@@ -104,7 +102,6 @@ def test_what_is_lost_of_a_kernel_is_the_energy_of_the_error_of_an_impulse(modul
 
 
 @given(transposed_convolutions(), st.integers(1, 4))
-@settings(deadline=None)
 def test_no_kernel_of_that_size_is_nearer(module: Transposed, seed: int) -> None:
     form, _ = nearest_kernel(module)
     generator = torch.Generator().manual_seed(seed)
@@ -122,7 +119,6 @@ def test_no_kernel_of_that_size_is_nearer(module: Transposed, seed: int) -> None
 
 
 @given(transposed_convolutions(longest_stride=1))
-@settings(deadline=None)
 def test_without_a_stride_nothing_is_lost_or_repeated(module: Transposed) -> None:
     form, lost = nearest_kernel(module)
     value = torch.randn(1, module.in_channels, *(11,) * (module.weight.dim() - 2), dtype=torch.float64)

@@ -31,7 +31,7 @@ def layer(taps: int, dilation: int = 1, padding: int = 0, *, bias: bool = True, 
     bias=st.booleans(),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_it_is_the_plain_convolution(
     taps: int, dilation: int, padding: int, length: int, bias: bool, seed: int
 ) -> None:

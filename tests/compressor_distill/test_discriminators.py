@@ -81,7 +81,7 @@ def test_at_full_width_they_are_as_large_as_the_published_ones() -> None:
 
 
 @each_name
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(width=st.floats(0.01, 0.3))
 def test_width_scales_all_channels_but_the_ends(name: DiscriminatorName, width: float) -> None:
     made = make_discriminators([name], width)
@@ -94,7 +94,7 @@ def test_width_scales_all_channels_but_the_ends(name: DiscriminatorName, width: 
 
 
 @each_name
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(more=st.integers(0, 400))
 def test_any_length_from_the_least_on_is_judged(name: DiscriminatorName, more: int) -> None:
     discriminators = narrow(name)
@@ -122,7 +122,7 @@ def test_a_batch_is_judged_sample_by_sample(name: DiscriminatorName) -> None:
             torch.testing.assert_close(value, torch.cat(parts), rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(period=st.sampled_from([2, 3, 5, 7, 11]), samples=st.integers(11, 60))
 def test_rows_are_of_one_period_and_their_end_is_reflected(period: int, samples: int) -> None:
     signal = audio(0, samples=samples)
@@ -132,7 +132,7 @@ def test_rows_are_of_one_period_and_their_end_is_reflected(period: int, samples:
     np.testing.assert_array_equal(rows, padded.reshape(-1, period))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(place=st.integers(0, 989))
 def test_a_period_s_scores_do_not_mix_its_phases(place: int) -> None:
     changed = audio(0, samples=990)

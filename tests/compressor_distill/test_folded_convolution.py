@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from compressor_distill.folded_convolution import FoldedConv2d, can_fold, training_form
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -23,7 +23,6 @@ def depthwise(channels: int, kernel: int, dilation: int, bias: bool = False) -> 
     height=st.integers(1, 2),
     bias=st.booleans(),
 )
-@settings(deadline=None)
 def test_folding_changes_nothing(
     channels: int, kernel: int, dilation: int, length: int, height: int, bias: bool
 ) -> None:

@@ -121,7 +121,7 @@ def test_a_rotation_of_the_channels_is_no_difference(loss: Loss) -> None:
 
 
 @each_any_width
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(gain=st.floats(0.01, 100.0))
 def test_relations_are_the_same_at_any_gain(loss: Loss, gain: float) -> None:
     assert loss.compute(gain * features(0), features(0)).item() < 1e-5
@@ -137,14 +137,14 @@ def test_differences_follow_their_formulas() -> None:
         assert loss.compute(features(0), features(1)).item() == pytest.approx(wanted, rel=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(gain=st.floats(-3.0, 3.0), scale=st.floats(1e-3, 1e3))
 def test_relative_l1_of_a_gain_is_what_is_missing_at_any_scale(gain: float, scale: float) -> None:
     found = RelativeL1().compute(gain * scale * features(0), scale * features(0)).item()
     assert found == pytest.approx(abs(1.0 - gain), rel=1e-4, abs=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(temperature=st.floats(0.5, 20.0))
 def test_kl_divergence_is_scipy_s(temperature: float) -> None:
     student, teacher = (softmax(in_double(features(seed)) / temperature, axis=1) for seed in (0, 1))
@@ -192,7 +192,7 @@ def test_pairwise_similarity_follows_the_paper_within_windows(window: int, start
     assert found == pytest.approx(np.square(errors).mean(), rel=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(time=st.integers(2, 40), window=st.integers(2, 12))
 def test_every_position_is_in_a_window(time: int, window: int) -> None:
     student, teacher = features(0, time=time).requires_grad_(), features(1, time=time)

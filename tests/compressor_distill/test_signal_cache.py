@@ -55,7 +55,7 @@ def test_parts_of_what_was_put(tmp_path: Path) -> None:
 
 
 @given(sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=30), most=st.integers(20_000, 100_000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_two_writers_keep_the_bound(sizes: list[int], most: int) -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

@@ -17,6 +17,7 @@ from compressor_distill.training_inputs import TrainingInputs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import nn
 from torch.fx import GraphModule
 
 from compressor.dataset import Dataset, Sample
@@ -27,6 +28,7 @@ from compressor.progress import RecordingReporter, SilentReporter
 from compressor.strategy import StageContext, StageOutcome
 from compressor.teacher_loading import Teacher
 from compressor.tensor_spec import TensorSpec
+from compressor.testing.small_graphs import chain, traced
 from compressor.testing.tiny_vocoder import HOP, mel
 from tests.compressor_distill.short_training import distillation
 
@@ -62,7 +64,7 @@ def assert_equal(found: Batch, wanted: Batch, tolerance: float = 0.0) -> None:
 
 
 @given(seed=st.integers(0, 10_000), segment=st.integers(1, 30), count=st.integers(1, 5), way=st.sampled_from(WAYS))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_segments_are_the_teacher_s_own(
     seed: int, segment: int, count: int, way: str, tiny_teacher: Teacher, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -123,7 +125,7 @@ def test_batches_depend_on_their_seed_alone(
 
 
 @given(count=st.integers(1, 7), of=st.integers(1, 4), way=st.sampled_from(WAYS))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_parts_make_up_the_batch(
     count: int, of: int, way: str, tiny_teacher: Teacher, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -335,3 +337,24 @@ def test_trainings_come_to_the_same(
     assert bool(list(tmp_path.glob("cache/*.safetensors"))) is (way == "recorded")
     # Where recordings lie is no part of what is trained.
     assert options.model_dump().keys() & {"cache_dir", "cache_gb"} == set()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_features_of_images_keep_their_axes(way: str, tmp_path: Path) -> None:
+    """Rows once counted as channels: a student with fewer channels could not be compared with its teacher."""
+    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    graph, points = traced(chain(*layers), (1, 3, 6, 5)), ("_0", "_2")
+    specs = (TensorSpec("x", (1, 3, 6, 5)),)
+    random = np.random.default_rng(0)
+    samples = [Sample(str(at), {"x": random.standard_normal((1, 3, 6, 5)).astype(np.float32)}) for at in range(4)]
+    keeping = Keeping("hash", "recorded" if way == "memory" else way, float(way == "memory"), 1.0, tmp_path)  # type: ignore[arg-type]
+    signals = TeacherSignals(graph, specs, points, CPU, samples, 24, keeping)
+    signals.begin(4, 2, features=True)
+    batch = signals.batch((0, 0), 2)
+    runner = PointRunner(graph, points)
+    runner.forward(batch.inputs)
+    for name, wanted in runner.found.items():
+        found = batch.features[name]
+        assert found.shape == (wanted.shape if wanted.dim() > 2 else (*wanted.shape, 1, 1))
+        torch.testing.assert_close(found.reshape(wanted.shape), wanted, atol=1e-3, rtol=2e-3)
+    assert batch.features["_0"].shape == (2, 8, 6, 5)

@@ -203,7 +203,6 @@ def names(model: Fused) -> list[list[list[str]]]:
 
 
 @given(fused_stages())
-@settings(deadline=None)
 def test_branches_are_found_however_they_are_summed_and_scaled(model: Fused) -> None:
     (fusion,) = find_fusions(traced(model, *SHAPES))
     assert fusion.divisor == pytest.approx(len(model.units))
@@ -212,7 +211,7 @@ def test_branches_are_found_however_they_are_summed_and_scaled(model: Fused) -> 
 
 
 @given(fused_stages(), st.data())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_dropped_units_leave_a_fusion_of_the_others(tiny_teacher: Teacher, model: Fused, data: st.DataObject) -> None:
     graph = traced(model, *SHAPES)
     units = [unit[-1] for branch in names(model) for unit in branch]

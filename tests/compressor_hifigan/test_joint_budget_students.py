@@ -94,7 +94,7 @@ def spelled_out(stage: StageConfig) -> list[list[list[int]]]:
 
 @pytest.mark.parametrize("kind", [1, 2])
 @given(data=st.data())
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_every_student_of_a_joint_budget_is_said(
     kind: int, data: st.DataObject, tiny_teacher: Teacher, tiny_teacher_2: Teacher, tiny_dataset: Dataset
 ) -> None:

@@ -57,7 +57,7 @@ def test_the_default_maps_mels_to_audio() -> None:
 
 
 @given(st.integers(1, 3), st.integers(1, 9))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_any_batch_and_length(batch: int, frames: int) -> None:
     with torch.no_grad():
         assert HiFiGANStudent2D(SMALL)(torch.randn(batch, 1, 4, frames)).shape == (batch, 1, 1, 6 * frames)
@@ -141,7 +141,7 @@ def test_hidden_widths_are_those_asked_for() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=4))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_ranks_are_those_asked_for(ranks: list[tuple[int, ...]]) -> None:
     """Count the depthwise and pointwise convolutions of each convolution of each unit."""
     dilations = tuple(range(1, len(ranks) + 1))
@@ -171,7 +171,7 @@ def test_incomplete_units_are_refused(options: dict[str, Any], problem: str) -> 
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 9))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_separable_up_sampling_is_a_sum_of_transposed_convolutions(
     rank: int, rate: int, taps: int, frames: int
 ) -> None:
@@ -194,7 +194,6 @@ def test_separable_up_sampling_is_a_sum_of_transposed_convolutions(
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 9))
-@settings(deadline=None)
 def test_up_sampling_is_a_transposed_convolution(rate: int, taps: int, frames: int) -> None:
     """Hold the sub-pixel form against torch's transposed convolution with the same taps."""
     up = SubPixelUpsample2d(2, 3, rate, taps * rate).double()

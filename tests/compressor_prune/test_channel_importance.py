@@ -59,7 +59,7 @@ def test_groups_of_a_vocoder(tiny_teacher: Teacher) -> None:
 
 
 @given(ratio=st.floats(0.0, 0.99), round_to=st.integers(1, 9))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_widths_are_multiples_and_never_zero(
     ratio: float, round_to: int, tiny_teacher: Teacher, tiny_context: StageContext
 ) -> None:

@@ -20,7 +20,7 @@ from tests.compressor_prune.random_graphs import context_for, data_for, macs, ra
 
 IMPORTANCES = ("reconstruction", "magnitude", "taylor", "activation", "fpgm", "lamp", "random")
 
-unhurried = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+unhurried = settings(max_examples=50, suppress_health_check=list(HealthCheck))
 
 
 def made(graph: GraphModule) -> dict[str, int]:

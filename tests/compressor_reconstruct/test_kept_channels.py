@@ -13,7 +13,7 @@ def evidence(ours: Tensor, theirs: Tensor) -> list[Evidence]:
 
 
 @given(st.data(), st.integers(2, 12), st.floats(0.0, 0.3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_was_kept_is_found_through_noise(data: st.DataObject, channels: int, noise: float) -> None:
     kept = sorted(data.draw(st.sets(st.integers(0, channels - 1), min_size=1, max_size=channels - 1)))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))

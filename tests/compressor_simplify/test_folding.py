@@ -89,7 +89,7 @@ def norm(shape: tuple[Any, ...], channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels) if len(shape) == 4 else nn.BatchNorm1d(channels)
 
 
-QUICKLY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICKLY = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(drawn=layers(), seed=st.integers(0, 99))

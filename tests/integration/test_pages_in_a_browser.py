@@ -1,4 +1,4 @@
-"""The report and a sweep in a real browser: nothing is logged, players play, keys work, axe is content."""
+"""Report, comparison and sweep in a real browser: nothing is logged, players play, keys work, axe is content."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from compressor.comparing import compare
+from compressor.comparison_html import render_comparison
 from compressor.report import Measurement
 from compressor.report_html import render_report
+from compressor.run_reading import FinishedRun
 from compressor.sweep.page import render_sweep
 from compressor.sweep.results import Results, Tried
 from tests.compressor.report_example import example_report
@@ -57,10 +60,22 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         recipe="r.yaml", objectives=("parameters", "stoi"), higher=(False, True), trials=trials,
         front=tuple(range(1, 7)), best=3,
     )  # fmt: skip
-    written = {"report": render_report(report, folder), "sweep": render_sweep(sweep)}
+    written = {
+        "report": render_report(report, folder),
+        "comparison": _comparison(folder),
+        "sweep": render_sweep(sweep),
+    }
     for name, text in written.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in written}
+
+
+def _comparison(folder: Path) -> str:
+    runs = []
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        runs.append(FinishedRun(folder / name, example_report(folder / name, 2, 1.5)))
+    return render_comparison(compare(*runs), *runs)
 
 
 def opened(browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> Any:
@@ -76,7 +91,7 @@ def opened(browser: Any, path: Path, width: int = 1280, scheme: str = "light") -
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-@pytest.mark.parametrize("name", ["report", "sweep"])
+@pytest.mark.parametrize("name", ["report", "comparison", "sweep"])
 def test_pages_fit_say_nothing_and_pass_axe(
     browser: Any, pages: dict[str, Path], name: str, width: int, scheme: str
 ) -> None:
