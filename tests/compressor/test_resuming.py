@@ -27,14 +27,14 @@ class Interrupting(SilentReporter):
         self.phase = phase
 
     def task(self, label: str, total: int, *, done: int = 0, at_most: float = math.inf) -> SilentTask:
-        phase = self.phase
+        phase, behind = self.phase, done
 
         class Task(SilentTask):
-            done = 0
+            done = behind
 
             def advance(self, steps: int = 1, status: str = "") -> None:
                 self.done += steps
-                if label == phase and self.done == 3:
+                if label == phase and self.done >= 3:
                     raise KeyboardInterrupt
 
         return Task()

@@ -47,6 +47,7 @@ PAGES = [
 ]
 REFERENCE = ROOT / "docs/reference/commands.md"
 """Its examples stand for themselves: none follows another."""
+MAKES = {"run": "runs/hifigan_student", "sweep": "runs/hifigan_student_sweep", "new-plugin": "compressor-tucker-conv"}
 
 
 class Classifier(nn.Module):
@@ -155,9 +156,8 @@ def in_small(told: list[str], page: Path) -> list[str]:
     if words[0] == "sweep":
         words = [word for word in words if word not in ("--executor", "ray", "--workers", "8", "--trials", "20")]
         words = ["stoi" if word == "pesq-wb" else word for word in [*words, "--trials", "2"]]
-    if page == REFERENCE and words[0] in ("run", "sweep", "new-plugin"):
-        for made in ("runs/hifigan_student", "runs/hifigan_student_sweep", "compressor-tucker-conv"):
-            shutil.rmtree(made, ignore_errors=True)
+    if page == REFERENCE and words[0] in MAKES and "--out" not in words:
+        shutil.rmtree(MAKES[words[0]], ignore_errors=True)
     return words
 
 
