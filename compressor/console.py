@@ -156,7 +156,7 @@ class _Bars:
 
     def open(self, label: str, pace: Pace) -> int:
         self._progress.start()
-        return self._progress.add_task(label, total=pace.total, text=pace.progress())
+        return self._progress.add_task(label, total=pace.total, completed=pace.done, text=pace.progress())
 
     def move(self, bar: int, pace: Pace) -> None:
         from rich.progress import TaskID

@@ -61,8 +61,9 @@ def _folder_source(catalog: Catalog, folder: str, current: Named | None) -> dict
     before: type | None = catalog.data_sources.get(current.name) if current else None
     line = (before or DataSource).__mro__
     shared = {name: next(kind for kind in line if issubclass(source, kind)) for name, source in reading.items()}
-    name = min(reading, key=lambda name: line.index(shared[name]))
-    if len(reading) > 1 and shared[name] is DataSource:
+    own = current.name if current and current.name in reading else None
+    name = own or min(reading, key=lambda name: line.index(shared[name]))
+    if not own and [shared[other] for other in reading].count(shared[name]) > 1:
         raise DataError(
             f"--data: {' and '.join(sorted(reading))} read folders, and the recipe does not say which it means; "
             f"say so in the recipe, or by --set 'data={{{name}: {{path: {folder}}}}}'"

@@ -31,9 +31,9 @@ class Header(NamedTuple):
     """CRC-32 of the array as it is stored."""
 
     @property
-    def bytes(self) -> int:
-        """Memory that the array takes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+    def size(self) -> int:
+        """How many values the array has."""
+        return int(np.prod(self.shape, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class ArrayFile:
     def problems(self, inputs: Sequence[TensorSpec], reference: str | None) -> list[str]:
         """Return all that keeps the file from being a sample for a model with these inputs."""
         found = [problem for spec in inputs if (problem := self._problem(spec))]
+        if not found:
+            found = self._lengths_apart(inputs)
         if reference is not None and reference not in self.arrays:
             found.append(f"{self.path}: no array '{reference}', which `reference` names; {self._holds()}")
         elif reference is not None and not _becomes(self.arrays[reference].dtype, "float32"):
@@ -79,6 +81,30 @@ class ArrayFile:
         if not fits(header.shape, spec.shape) and not fits((1, *header.shape), spec.shape):
             return f"{self.path}: '{spec.name}' has the shape {header.shape}, expected {in_words(spec.shape)}"
         return ""
+
+    def _lengths_apart(self, inputs: Sequence[TensorSpec]) -> list[str]:
+        """Return what is empty, and which axes of one name are not equally long; `2*frames` is twice `frames`."""
+        found: list[str] = []
+        known: dict[str, float] = {}
+        for spec in inputs:
+            header = self.arrays[spec.name]
+            shape = header.shape if fits(header.shape, spec.shape) else (1, *header.shape)
+            if not header.size:
+                found.append(f"{self.path}: '{spec.name}' is empty: its shape is {header.shape}")
+            for axis, dimension in spec.dynamic_axes.items():
+                times, _, name = dimension.rpartition("*")
+                length = shape[axis] / int(times) if times.strip().isdigit() else shape[axis]
+                if known.setdefault(name.strip(), length) != length:
+                    found.append(
+                        f"{self.path}: '{spec.name}' has {shape[axis]} on axis {axis}, where the other inputs' "
+                        f"'{name.strip()}' is {known[name.strip()]:g}: they belong to the same stretch of time"
+                    )
+        return found
+
+    def bytes(self, inputs: Sequence[TensorSpec], reference: str | None) -> int:
+        """Return the memory of the file as a sample."""
+        own = sum(self.arrays[spec.name].size * np.dtype(spec.dtype).itemsize for spec in inputs)
+        return own + (self.arrays[reference].size * 4 if reference is not None else 0)
 
     def _holds(self) -> str:
         return f"it has {', '.join(repr(name) for name in self.arrays) or 'none'}"

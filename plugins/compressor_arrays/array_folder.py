@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from compressor.data_source import DataContext, DataSource
 from compressor.dataset import Dataset, Sample
@@ -46,7 +46,8 @@ class ArrayFolder(DataSource):
     path: Path = Field(description="folder of .npz files, searched with its subfolders")
     validation_files: int = Field(default=6, ge=1, description="how many files validate, evenly spread over the names")
     reference: str | None = Field(
-        default=None, description="array that holds what a perfect model would put out; metrics compare with it too"
+        default=None,
+        description="array that holds what a perfect model would put out, as audio; metrics compare with it too",
     )
     sample_rate: int | None = Field(
         default=None, gt=0, description="output samples per second, where the output is audio: makes it heard"
@@ -60,6 +61,12 @@ class ArrayFolder(DataSource):
         le=64,
         description="processes that read such samples ahead; null: one less than there are cores, at most 8",
     )
+
+    @model_validator(mode="after")
+    def _reference_is_heard(self) -> ArrayFolder:
+        if self.reference is not None and self.sample_rate is None:
+            raise ValueError("`reference` is compared as audio: give the output's `sample_rate` too")
+        return self
 
     @property
     def output_rate(self) -> int | None:
@@ -145,8 +152,8 @@ class Corpus:
 
     @property
     def bytes(self) -> int:
-        """Memory that all samples take, about."""
-        return sum(header.bytes for file in self.files for header in file.arrays.values())
+        """Memory that all samples take, in the types that the model has."""
+        return sum(file.bytes(self.inputs, self.reference) for file in self.files)
 
     @property
     def identity(self) -> str:

@@ -20,6 +20,7 @@ from compressor_audio.recording_index import RecordingIndex, recordings_below
 from compressor_audio.speech_corpus import SpeechCorpus, hashes_by_length
 from compressor_audio.speech_samples import check_audible, content_hash, read_recording, speech_sample
 from compressor_audio.speech_source import SpeechSource
+from compressor_audio.vocoder_description import check_described
 from compressor_audio.vocoder_inputs import VocoderInputs, vocoder_inputs
 from compressor_audio.voice_change import Pitch
 
@@ -75,8 +76,9 @@ class SpeechFolder(SpeechSource):
         """Return the recordings as samples; what was skipped and why stands in the findings.
 
         Raises:
-            DataError: too few usable recordings, or a teacher that takes no mel.
+            DataError: too few usable recordings, a teacher that takes no mel, or one described as taking another mel.
         """
+        check_described(context.teacher, self.mel)
         given = vocoder_inputs(context.inputs, self.mel.n_mels)
         self.check_shifts(given)
         index = recordings_below(self.path, context)

@@ -14,6 +14,7 @@ from compressor_arrays.array_file import fits
 from compressor_arrays.array_folder import ArrayFolder
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from compressor.data_source import DataContext
 from compressor.dataset import Dataset
@@ -159,11 +160,15 @@ def test_references_and_a_file_by_itself(tmp_path: Path) -> None:
     for at in range(4):
         np.savez(tmp_path / f"{at}.npz", x=np.full((1, 4), at, np.float32), y=np.full((1, 2, 3), at))
     inputs = (TensorSpec("x", (1, "time")),)
+    with pytest.raises(ValidationError, match="sample_rate"):
+        ArrayFolder(path=tmp_path, reference="y")
     source = ArrayFolder(path=tmp_path, reference="y", sample_rate=8000)
     data = load(source, inputs)
     assert data.sample_rate == source.output_rate == 8000
     assert all(sample.reference is not None and sample.reference.shape == (6,) for sample in data.train)
-    assert "no array 'z', which `reference` names" in problems(ArrayFolder(path=tmp_path, reference="z"), inputs)
+    assert "no array 'z', which `reference` names" in problems(
+        ArrayFolder(path=tmp_path, reference="z", sample_rate=8000), inputs
+    )
     alone = source.analyse(tmp_path / "2.npz", inputs)
     assert alone.inputs["x"].tolist() == [[2, 2, 2, 2]]
 
@@ -221,3 +226,20 @@ def test_without_data_in_the_recipe_a_folder_may_be_either(tmp_path: Path) -> No
         load_plan(tmp_path / "recipe.yaml", data="mine")
     remedy = str(refused.value).partition("--set '")[2].removesuffix("'")
     assert load_plan(tmp_path / "recipe.yaml", overrides=[remedy]).recipe.data is not None
+
+
+def test_axes_of_one_name_are_equally_long(tmp_path: Path) -> None:
+    inputs = (TensorSpec("mel", (1, 2, "frames")), TensorSpec("f0", (1, "2*frames")))
+    for at, (frames, steps) in enumerate([(5, 10), (5, 9), (0, 0)]):
+        np.savez(tmp_path / f"{at}.npz", mel=np.zeros((2, frames), np.float32), f0=np.zeros(steps, np.float32))
+    told = problems(ArrayFolder(path=tmp_path), inputs)
+    assert "1.npz: 'f0' has 9 on axis 1, where the other inputs' 'frames' is 5" in told
+    assert "2.npz: 'mel' is empty" in told
+    assert "0.npz" not in told
+
+
+def test_memory_is_counted_in_the_model_s_types(tmp_path: Path) -> None:
+    for at in range(4):
+        np.savez(tmp_path / f"{at}.npz", image=np.zeros((3, 8, 8), np.uint8), count=[1], unused=np.zeros(10**6))
+    data = load(ArrayFolder(path=tmp_path, memory_mb=1, validation_files=1))
+    assert not isinstance(data.train, LazySamples)

@@ -27,7 +27,7 @@ class Snippet:
 
     def commands(self) -> Iterator[list[str]]:
         """Yield the words of each command; two spaces open the remark that stands beside one in its help."""
-        for line in self.code.splitlines():
+        for line in self.code.replace("\\\n", " ").splitlines():
             for command in line.split(" && "):
                 if words := shlex.split(re.split(r"\s{2,}", command.strip())[0], comments=True):
                     yield words

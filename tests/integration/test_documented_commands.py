@@ -196,3 +196,9 @@ def test_a_page_s_commands_run_one_after_the_other(page: Path, monkeypatch: pyte
 def test_there_is_something_to_run() -> None:
     assert len(PAGES) > 10
     assert RUN_ELSEWHERE.keys() <= {page.relative_to(ROOT).as_posix() for page in DOCUMENTS}
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_stand_in_fences(page: Path) -> None:
+    """What is merely indented would not be run."""
+    assert re.findall(r"^ {4}.*\bcompress (?:run|plan|doctor|sweep)\b.*$", page.read_text(encoding="utf-8"), re.M) == []

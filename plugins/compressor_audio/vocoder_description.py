@@ -1,0 +1,66 @@
+"""What the `vocoder.yaml` beside a DiffSinger or OpenUtau vocoder says of its mel analysis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from compressor.errors import CompressorError, DataError
+from compressor.package_files import resolve_package_path
+from compressor.sidecars import VOCODER_NAME
+from compressor_audio.mel import MelOptions
+
+OPTIONS = {
+    "sample_rate": "sample_rate",
+    "hop_size": "hop_length",
+    "win_size": "win_length",
+    "fft_size": "n_fft",
+    "num_mel_bins": "n_mels",
+    "mel_fmin": "fmin",
+    "mel_fmax": "fmax",
+    "mel_base": "log",
+    "mel_scale": "mel_scale",
+}
+"""Options of the analysis by the names that the description has for them."""
+
+
+def check_described(teacher: str, mel: MelOptions) -> None:
+    """Hold an analysis against the description beside a teacher, if there is one.
+
+    Raises:
+        DataError: they differ, with every difference: the teacher would be given mels that it was not trained on.
+    """
+    described = _description(teacher)
+    own = {**mel.model_dump(), "fmax": mel.upper_edge}
+    wrong = [name for name in OPTIONS if name in described and not _same(described[name], own[OPTIONS[name]])]
+    if wrong:
+        told = [f"  {name} is {described[name]}, `mel` has {OPTIONS[name]}: {own[OPTIONS[name]]}" for name in wrong]
+        remedy = " ".join(f"--set 'data.mel.{OPTIONS[name]}={_as_option(name, described[name])}'" for name in wrong)
+        raise DataError(
+            "\n".join([f"{VOCODER_NAME} beside {teacher} and the recipe differ", *told, f"  take: {remedy}"])
+        )
+
+
+def _description(teacher: str) -> Mapping[str, Any]:
+    """Return what stands beside a teacher; nothing where that is missing or no mapping."""
+    try:
+        path = resolve_package_path(teacher).with_name(VOCODER_NAME)
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (CompressorError, OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _as_option(name: str, value: Any) -> str:
+    """Return a described value as YAML: the base of a logarithm is a word, 10 as well."""
+    return json.dumps(str(value)) if name in ("mel_base", "mel_scale") else str(value)
+
+
+def _same(described: Any, own: Any) -> bool:
+    try:
+        return float(described) == float(own)
+    except (TypeError, ValueError):
+        return str(described).lower() == str(own).lower()
