@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from compressor.onnx_export import export_onnx
 from compressor.planning import Plan
 from compressor.plugin_catalog import load_catalog
 from compressor.portable_graph import PortableGraph
+from compressor.progress import SilentReporter
 from compressor.report import Measurement
 from compressor.stage_running import Workbench
 from compressor.timing import time_in_turn
@@ -75,7 +77,17 @@ STARTS: Mapping[str, Start] = {
 QUANTISED = "dynamic int8 of the teacher, untrained"
 
 
-def trained(plan: Plan, bench: Workbench, student: GraphModule, minutes: float, rate: float | None) -> GraphModule:
+class Telling(SilentReporter):
+    """Prints what a training says, its validations among it."""
+
+    def say(self, message: str) -> None:
+        """Print a message."""
+        print(f"  {message}", flush=True)
+
+
+def trained(
+    plan: Plan, bench: Workbench, student: GraphModule, minutes: float, rate: float | None, precision: str
+) -> GraphModule:
     """Return a student after the recipe's training, stretched or cut to so many minutes."""
     stage = next(stage for stage in plan.stages if stage.strategy.trains)
     whole: Any = stage.strategy
@@ -85,8 +97,8 @@ def trained(plan: Plan, bench: Workbench, student: GraphModule, minutes: float, 
         phase = getattr(whole, name)
         changes = {"steps": phase.steps * EVERLASTING // total, **({"learning_rate": rate} if rate else {})}
         phases[name] = phase.model_copy(update=changes)
-    strategy = whole.model_copy(update={"max_minutes": minutes, **phases})
-    timed = dataclasses.replace(bench, workdir=Path(tempfile.mkdtemp()))
+    strategy = whole.model_copy(update={"max_minutes": minutes, "precision": precision, **phases})
+    timed = dataclasses.replace(bench, workdir=Path(tempfile.mkdtemp()), reporter=Telling())
     context = timed.context(dataclasses.replace(stage, strategy=strategy), {})
     after: GraphModule = strategy.apply(student, context).student
     return after
@@ -101,7 +113,9 @@ def made(options: argparse.Namespace, label: str) -> PortableGraph:
     return PortableGraph(student)
 
 
-def line(options: argparse.Namespace, label: str, start: PortableGraph, minutes: float) -> list[Measurement]:
+def line(
+    options: argparse.Namespace, label: str, start: PortableGraph, minutes: float, precision: str
+) -> list[Measurement]:
     """Train and judge one student."""
     plan, bench = prepared(options)
     catalog = load_catalog()
@@ -109,7 +123,7 @@ def line(options: argparse.Namespace, label: str, start: PortableGraph, minutes:
     bench = dataclasses.replace(bench, seed=options.seed)
     student = start.graph
     if minutes:
-        student = trained(plan, bench, student, minutes, STARTS[label].learning_rate)
+        student = trained(plan, bench, student, minutes, STARTS[label].learning_rate, precision)
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
         (options.keep / f"{label}, {minutes:g} min.onnx").write_bytes(export_onnx(student, bench.teacher.opset))
@@ -180,6 +194,14 @@ class Results:
             file.write(json.dumps(entry) + "\n")
 
 
+def named(options: argparse.Namespace, label: str, minutes: float, precision: str) -> str:
+    """Return what a line is known by."""
+    where = [] if options.device == "cpu" else [options.device]
+    computed = [] if precision == "auto" else [precision]
+    words = [label, f"{minutes:g} min", *where, *computed, f"seed {options.seed}{''.join(options.overrides)}"]
+    return ", ".join(words)
+
+
 def main() -> None:
     """Print a line as soon as it is known, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -190,6 +212,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, nargs="*", default=[4.0, 15.0, 60.0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=[*STARTS, QUANTISED], help="labels of lines")
+    parser.add_argument("--device", default="cpu", help="where students are trained")
+    parser.add_argument("--precision", nargs="*", default=["auto"], help="fp32, bf16, fp16: each line in each")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="as of `compress run`")
     parser.add_argument("--results", type=Path, default=Path("runs/distillation.jsonl"))
     parser.add_argument("--fresh", action="store_true")
@@ -199,17 +223,16 @@ def main() -> None:
     results = Results(options.results, fresh=options.fresh)
     starts = cache(partial(in_own_process, made, options))
     rows: list[list[str]] = []
-    for minutes in options.minutes:
-        for label in options.only:
-            untrained = label == QUANTISED
-            key = f"{label}, {0 if untrained else minutes:g} min, seed {options.seed}{''.join(options.overrides)}"
-            if key not in results.lines:
-                work = (quantised, options) if untrained else (line, options, label, starts(label), minutes)
-                results.add(key, in_own_process(*work))
-            found = {entry.metric: entry for entry in results.lines[key]}
-            if not any(row[0] == key for row in rows):
-                rows.append([key, *in_figures(found)])
-                print(" | ".join(rows[-1]), flush=True)
+    for minutes, label, precision in product(options.minutes, options.only, options.precision):
+        untrained = label == QUANTISED
+        key = named(options, label, 0 if untrained else minutes, precision)
+        if key not in results.lines:
+            work = (quantised, options) if untrained else (line, options, label, starts(label), minutes, precision)
+            results.add(key, in_own_process(*work))
+        found = {entry.metric: entry for entry in results.lines[key]}
+        if not any(row[0] == key for row in rows):
+            rows.append([key, *in_figures(found)])
+            print(" | ".join(rows[-1]), flush=True)
     print_table(["", *JUDGED_BY], rows)
 
 

@@ -208,7 +208,8 @@ def prepared(options: argparse.Namespace) -> tuple[Plan, Workbench]:
     catalog = load_catalog()
     plan = replace(plan, metrics=tuple(catalog.metrics[name]() for name in JUDGED_BY))
     teacher = load_teacher(plan.recipe.teacher.onnx, plan.converters, plan.recipe.teacher.region)
-    settings = RunSettings(Path(tempfile.mkdtemp()) / "run", cache_dir=default_cache_dir())
+    device = getattr(options, "device", "cpu")
+    settings = RunSettings(Path(tempfile.mkdtemp()) / "run", device=device, cache_dir=default_cache_dir())
     return plan, prepare(plan, teacher, settings, SilentReporter())[0]
 
 

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from compressor.errors import DataError
 from compressor.processes import Company
+from compressor.progress import Reporter
 from compressor_distill.adversarial_losses import discriminator_loss, feature_matching_loss, generator_loss
+from compressor_distill.captured import Captured
 from compressor_distill.discriminators import make_discriminators
-from compressor_distill.learner import Learner, Optimised, Unhealthy, set_rate
+from compressor_distill.learner import Learner, Optimised, Passed, Unhealthy, set_rate
 from compressor_distill.objective import Objective, Term
 from compressor_distill.phases import AdversarialPhase
 from compressor_distill.processor import Precision
@@ -33,16 +35,23 @@ class AdversarialLearner(Learner):
         objective: Objective,
         company: Company,
         precision: Precision,
+        *,
+        reporter: Reporter,
     ) -> None:
-        super().__init__(options, phase, objective, company, precision)
         self.adversarial = phase
         with torch.random.fork_rng():
             # All processes start with the same discriminators.
             torch.manual_seed(0)
             self.discriminators = make_discriminators(phase.discriminators, phase.width).to(company.device)
-        self.judging = self._judging()
         self.steps = 0
-        self.seen: list[tuple[Tensor, Tensor]] = []
+        self.seen: list[Batch] = []
+        super().__init__(options, phase, objective, company, precision, reporter=reporter)
+
+    def forget(self) -> None:
+        """Start with optimisers that remember no step."""
+        super().forget()
+        self.judging = self._judging()
+        self.judged: Captured[Tensor] = Captured(self._judge_one, self.company.device, self.reporter)
 
     def _judging(self) -> Optimised:
         weights, rate = list(self.discriminators.parameters()), self.adversarial.discriminator_learning_rate
@@ -59,13 +68,12 @@ class AdversarialLearner(Learner):
     def _listen(self, parts: Sequence[Batch]) -> dict[str, float]:
         """Run the student for its discriminators alone."""
         with torch.no_grad():
-            self.seen = [(_as_sound(self._forward(batch)[0]), _as_sound(batch.output)) for batch in parts]
+            self.seen = [_heard(self._forward(batch)[0], batch) for batch in parts]
         return {}
 
     def _terms(self, output: Tensor, found: dict[str, Tensor], batch: Batch, done: float) -> dict[str, Term]:
         terms = super()._terms(output, found, batch, done)
         own, wanted = _as_sound(output), _as_sound(batch.output)
-        self.seen.append((own.detach(), wanted))
         self.discriminators.requires_grad_(False)
         with self._autocast():
             of_student = self.discriminators(own)
@@ -77,20 +85,20 @@ class AdversarialLearner(Learner):
         terms["feature-matching"] = Term(self.adversarial.matching_weight, matching)
         return terms
 
+    def _hear(self, passed: Passed, batch: Batch) -> None:
+        # The next part may write over it.
+        self.seen.append(_heard(passed.output.clone(), batch))
+
     @property
     def _alone(self) -> bool:
         return self.steps < self.adversarial.discriminators_alone
 
     def _judge(self, rate: float) -> float:
         """Take one step of the discriminators; returns their loss."""
-        self.judging.optimiser.zero_grad(set_to_none=True)
+        self.judging.forget_gradients()
         total = torch.zeros((), device=self.company.device)
-        for own, wanted in self.seen:
-            with self._autocast():
-                of_teacher, of_student = self.discriminators(wanted), self.discriminators(own)
-            loss = discriminator_loss(of_teacher, of_student) / len(self.seen)
-            self.judging.backward(loss)
-            total += loss.detach()
+        for heard in self.seen:
+            total += self.judged(heard, len(self.seen))
         (value,) = self.judging.gather([total])
         if not math.isfinite(value):
             raise Unhealthy("the discriminators' loss is no finite number")
@@ -98,10 +106,13 @@ class AdversarialLearner(Learner):
         self.judging.step()
         return value
 
-    def forget(self) -> None:
-        """Start over with optimisers that remember no step."""
-        super().forget()
-        self.judging = self._judging()
+    def _judge_one(self, heard: Batch) -> Tensor:
+        """Add the gradients of the discriminators on one part; returns its share of their loss."""
+        with self._autocast():
+            of_teacher, of_student = self.discriminators(heard.output), self.discriminators(heard.inputs[0])
+        loss = discriminator_loss(of_teacher, of_student) / len(self.seen)
+        self.judging.backward(loss)
+        return loss.detach()
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, the discriminators with it."""
@@ -128,6 +139,11 @@ def check_judged(phase: AdversarialPhase, samples: int) -> None:
             f"adversarial: {', '.join(phase.discriminators)} judge at least {least} samples, and a segment's output "
             f"has {samples}: use a longer segment or others of the discriminators"
         )
+
+
+def _heard(output: Tensor, batch: Batch) -> Batch:
+    """Return a student's output, as what is judged, with its teacher's."""
+    return Batch((_as_sound(output),), _as_sound(batch.output), {})
 
 
 def _as_sound(output: Tensor) -> Tensor:

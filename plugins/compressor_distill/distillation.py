@@ -77,7 +77,7 @@ class Distillation(Strategy):
     checkpoint_seconds: float = Field(default=60.0, ge=0.0, description="longest time between checkpoints")
     checkpoint_steps: int | None = Field(default=None, ge=1, description="most steps between checkpoints")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        default="auto", description="'auto' takes bf16 where the processor computes it"
+        default="auto", description="'auto' takes bf16 on CPUs that compute it, else fp32"
     )
     max_minutes: float | None = Field(
         default=None, gt=0, description="shorten the schedule to this on a slow machine; null never does"

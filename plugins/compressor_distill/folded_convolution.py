@@ -16,6 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+FOLDED_ON = ("cpu",)
+"""Where folding pays. An H100 takes 87 steps a second with a student as it is, and 34 with it folded."""
+
 
 class FoldedConv2d(nn.Conv2d):
     """A dilated depthwise convolution along the width; equal to `nn.Conv2d`, whose weights it keeps."""
@@ -46,11 +49,15 @@ def can_fold(module: nn.Module) -> bool:
 
 
 @contextmanager
-def training_form(model: nn.Module) -> Iterator[int]:
+def training_form(model: nn.Module, device: torch.device) -> Iterator[int]:
     """Let a model's depthwise convolutions run folded inside the block, and its tensors lie channels last.
 
-    Yields the number of which lengths should be multiples, so that every convolution can fold them.
+    Yields the number of which lengths should be multiples, so that every convolution can fold them. On a GPU the model
+    stays as it is.
     """
+    if device.type not in FOLDED_ON:
+        yield 1
+        return
     chosen = [module for module in model.modules() if isinstance(module, nn.Conv2d) and can_fold(module)]
     for module in chosen:
         module.__class__ = FoldedConv2d

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from compressor.processes import Company
+from compressor.progress import Reporter
+from compressor_distill.captured import Captured
 from compressor_distill.health import Health
 from compressor_distill.objective import Objective, Term
 from compressor_distill.phases import Phase
@@ -18,6 +21,14 @@ from compressor_distill.teacher_run import Batch
 
 if TYPE_CHECKING:
     from compressor_distill.distillation import Distillation
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What one batch gave, besides gradients: the losses without gradients, and the output (batch, …)."""
+
+    terms: Mapping[str, Term]
+    output: Tensor
 
 
 class Unhealthy(Exception):  # noqa: N818 - not an error: the trainer steps back and goes on
@@ -38,9 +49,17 @@ class Optimised:
 
     def __post_init__(self) -> None:
         self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=self.rate, betas=self.options.betas, weight_decay=self.options.weight_decay
+            self.parameters,
+            lr=self.rate,
+            betas=self.options.betas,
+            weight_decay=self.options.weight_decay,
+            fused=self.company.device.type == "cuda",
         )
         self.scaler = torch.amp.GradScaler(self.company.device.type, enabled=self.precision == "fp16")
+
+    def forget_gradients(self) -> None:
+        """Start gradients anew; on a GPU where they are, since what is captured adds to them there."""
+        self.optimiser.zero_grad(set_to_none=self.company.device.type != "cuda")
 
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradients."""
@@ -57,11 +76,13 @@ class Optimised:
         self.company.average([*gradients, values])
         self.scaler.unscale_(self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.options.gradient_clip)
+        # One look at the device: each waits until all before it is computed.
+        *found, length = torch.cat([values, norm.reshape(1)]).tolist()
         # A scaler skips steps of infinite gradients by itself: that is how it finds its scale.
         # And a loss that is no finite number says more than its gradient.
-        if self.precision != "fp16" and bool(values.isfinite().all()) and not torch.isfinite(norm):
+        if self.precision != "fp16" and all(map(math.isfinite, found)) and not math.isfinite(length):
             raise Unhealthy("the gradient is no finite number")
-        return [float(value) for value in values]
+        return found
 
     def step(self) -> None:
         """Move the weights."""
@@ -90,6 +111,7 @@ class Learner:
         company: Company,
         precision: Precision,
         *,
+        reporter: Reporter,
         blocks_apart: bool = False,
     ) -> None:
         self.phase = phase
@@ -98,8 +120,15 @@ class Learner:
         self.precision = precision
         self.blocks_apart = blocks_apart
         self.options = options
+        self.reporter = reporter
+        self.done, self.parts = 0.0, 1
+        self.forget()
+
+    def forget(self) -> None:
+        """Start with an optimiser that remembers no step; what was captured of the one before is dropped."""
         self.optimised = self._optimised()
         self.health = Health()
+        self.passing: Captured[Passed] = Captured(self._pass, self.company.device, self.reporter)
 
     def _optimised(self) -> Optimised:
         parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
@@ -111,15 +140,15 @@ class Learner:
         Raises:
             Unhealthy: the step would do harm, and was not taken.
         """
-        self.optimised.optimiser.zero_grad(set_to_none=True)
+        self.optimised.forget_gradients()
         summed: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
+        self.done, self.parts = done, len(parts)
         for batch in parts:
-            terms = self._terms(*self._forward(batch), batch, done)
-            weights = {name: term.weight for name, term in terms.items()}
-            total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
-            self.optimised.backward(total / len(parts))
-            summed = {name: summed.get(name, 0.0) + term.value.detach() / len(parts) for name, term in terms.items()}
+            passed = self.passing(batch, (self.objective.weights(done), self.parts))
+            self._hear(passed, batch)
+            weights = {name: term.weight for name, term in passed.terms.items()}
+            summed = {name: summed.get(name, 0.0) + term.value / len(parts) for name, term in passed.terms.items()}
         losses = dict(zip(summed, self.optimised.gather(list(summed.values())), strict=True))
         # Without their weights: a loss that comes in late is no explosion.
         if wrong := self.health.of_step(losses):
@@ -128,6 +157,17 @@ class Learner:
         self.optimised.step()
         return {name: weights[name] * value for name, value in losses.items()}
 
+    def _pass(self, batch: Batch) -> Passed:
+        """Add a part's gradients; returns what it gave."""
+        output, found = self._forward(batch)
+        terms = self._terms(output, found, batch, self.done)
+        total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
+        self.optimised.backward(total / self.parts)
+        return Passed({name: Term(term.weight, term.value.detach()) for name, term in terms.items()}, output.detach())
+
+    def _hear(self, passed: Passed, batch: Batch) -> None:
+        """Take note of a part's output."""
+
     def _forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         with self._autocast():
             output, found = self.objective(batch, blocks_apart=self.blocks_apart)
@@ -135,11 +175,6 @@ class Learner:
 
     def _terms(self, output: Tensor, found: dict[str, Tensor], batch: Batch, done: float) -> dict[str, Term]:
         return self.objective.terms(output, found, batch, done, self.phase.feature_weight)
-
-    def forget(self) -> None:
-        """Start over with an optimiser that remembers no step."""
-        self.optimised = self._optimised()
-        self.health = Health()
 
     def fit_projections(self, batch: Batch) -> None:
         """Start projections where least squares on a batch puts them."""

@@ -80,6 +80,10 @@ class Objective(nn.Module):
         output = self.runner.forward(inputs, {name: batch.features[name] for name in shared})
         return output.float().reshape(batch.output.shape), dict(self.runner.found)
 
+    def weights(self, done: float) -> tuple[float, ...]:
+        """Return the factors of all losses where the share `done` of the phase lies behind."""
+        return tuple(loss.weight_at(done) for loss in (*self.losses, *self.features))
+
     def terms(
         self, output: Tensor, found: Mapping[str, Tensor], batch: Batch, done: float, feature_weight: float
     ) -> dict[str, Term]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressor.processes import Company
+from compressor.progress import Reporter
 from compressor_distill.adversary import AdversarialLearner
 from compressor_distill.feature_points import Point
 from compressor_distill.learner import Learner
@@ -74,11 +75,12 @@ def learner_for(
     points: Sequence[Point],
     company: Company,
     precision: Precision,
+    reporter: Reporter,
 ) -> Learner:
     """Return what trains a student in a phase."""
     compared = points if phase.options.feature_weight else [point for point in points if point.same_width]
     objective = Objective(student, compared, options.losses, options.features)
     if isinstance(phase.options, AdversarialPhase):
-        return AdversarialLearner(options, phase.options, objective, company, precision)
+        return AdversarialLearner(options, phase.options, objective, company, precision, reporter=reporter)
     blocks_apart = phase.label == BLOCK_WISE
-    return Learner(options, phase.options, objective, company, precision, blocks_apart=blocks_apart)
+    return Learner(options, phase.options, objective, company, precision, reporter=reporter, blocks_apart=blocks_apart)

@@ -12,16 +12,18 @@ NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def chosen_precision(asked: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
-    """Return the precision that is asked for; 'auto' is bf16 where the device computes it, else fp32."""
+    """Return the precision that is asked for; 'auto' is bf16 on a CPU that computes it, else fp32.
+
+    On a GPU a student is too small for bf16 to pay, and fp32, whose convolutions are computed in TF32, comes nearer to
+    the teacher: see docs/explanation/training.md.
+    """
     if asked == "auto":
         return "bf16" if computes_bf16(device) else "fp32"
     return asked
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Say whether a device has bf16 arithmetic of its own, rather than an emulation slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    """Say whether a CPU has bf16 arithmetic of its own, rather than an emulation slower than float32."""
     return device.type == "cpu" and any(flag in NATIVE_BF16 for flag in _cpu_flags())
 
 

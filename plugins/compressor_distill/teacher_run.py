@@ -26,6 +26,16 @@ class Batch:
     features: Mapping[str, Tensor]
     """By point; none where they were not asked for."""
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, in one order for all batches of a kind."""
+        return (*self.inputs, self.output, *(self.features[name] for name in sorted(self.features)))
+
+    def copied(self) -> Batch:
+        """Return the same in memory of its own."""
+        features = {name: value.clone() for name, value in self.features.items()}
+        return Batch(tuple(value.clone() for value in self.inputs), self.output.clone(), features)
+
 
 @dataclass(frozen=True)
 class Signals:

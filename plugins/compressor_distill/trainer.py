@@ -82,7 +82,7 @@ class Trainer:
             self.validation = Validation(
                 self.lesson.data.validation, self.teacher, self.lesson.inputs, self.options.losses, self.company
             )
-            multiple = stack.enter_context(training_form(self.student))
+            multiple = stack.enter_context(training_form(self.student, self.device))
             self.signals = PhaseSignals(self.lesson, self.teacher, self.points, self.company, multiple)
             self._say_what_comes(self.signals.of(None))
             stack.enter_context(self.log)
@@ -133,7 +133,9 @@ class Trainer:
     def _start_phase(self, index: int, phase: PlannedPhase, saved: dict[str, Any] | None) -> TeacherSignals:
         left = phase.options.steps - (saved["progress"]["step"] if saved else 0)
         signals = self.signals.begin(phase, left, saved["settled"] if saved else None)
-        self.learner = learner_for(self.options, phase, self.student, self.points, self.company, self.precision)
+        self.learner = learner_for(
+            self.options, phase, self.student, self.points, self.company, self.precision, self.lesson.reporter
+        )
         if saved is not None:
             self._restore(saved)
             return signals

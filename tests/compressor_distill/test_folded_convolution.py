@@ -7,6 +7,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
+CPU = torch.device("cpu")
+
 
 def depthwise(channels: int, kernel: int, dilation: int, bias: bool = False) -> nn.Conv2d:
     padding = (0, dilation * (kernel - 1) // 2)
@@ -31,7 +33,7 @@ def test_folding_changes_nothing(
     value = torch.randn(2, channels, height, length, dtype=torch.float64, requires_grad=True)
     wanted = conv(value)
     wanted_slopes = torch.autograd.grad(wanted.square().sum(), [value, conv.weight])
-    with training_form(nn.Sequential(conv)):
+    with training_form(nn.Sequential(conv), CPU):
         found = conv(value)
         found_slopes = torch.autograd.grad(found.square().sum(), [value, conv.weight])
     torch.testing.assert_close(found, wanted)
@@ -42,7 +44,7 @@ def test_folding_changes_nothing(
 def test_the_form_lasts_as_long_as_the_block() -> None:
     model = nn.Sequential(depthwise(4, 3, 2), nn.ReLU(), depthwise(4, 5, 3), nn.Conv2d(4, 2, 1).double())
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    with training_form(model) as multiple:
+    with training_form(model, CPU) as multiple:
         assert multiple == 6
         assert [type(layer) for layer in model] == [FoldedConv2d, nn.ReLU, FoldedConv2d, nn.Conv2d]
     assert [type(layer) for layer in model] == [nn.Conv2d, nn.ReLU, nn.Conv2d, nn.Conv2d]
@@ -51,13 +53,13 @@ def test_the_form_lasts_as_long_as_the_block() -> None:
 
 def test_the_form_ends_with_an_error_too() -> None:
     model = nn.Sequential(depthwise(2, 3, 1))
-    with pytest.raises(KeyboardInterrupt), training_form(model):
+    with pytest.raises(KeyboardInterrupt), training_form(model, CPU):
         raise KeyboardInterrupt
     assert type(model[0]) is nn.Conv2d
 
 
 def test_a_model_without_depthwise_convolutions_takes_any_length() -> None:
-    with training_form(nn.Sequential(nn.Conv2d(4, 4, (1, 3)))) as multiple:
+    with training_form(nn.Sequential(nn.Conv2d(4, 4, (1, 3))), CPU) as multiple:
         assert multiple == 1
 
 
