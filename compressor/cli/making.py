@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -91,21 +92,7 @@ def plan(
 @click.option("--address", help="Ray cluster to run on; one is started here if not given.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Trials at a time.")
 @click.option("--device", default="cpu", show_default=True, help="Where training runs: cpu, cuda, cuda:1, mps.")
-def sweep(
-    recipe: Path,
-    vary: tuple[str, ...],
-    metrics: tuple[str, ...],
-    trials: int,
-    teacher: str | None,
-    data: str | None,
-    overrides: tuple[str, ...],
-    out: Path | None,
-    storage: str | None,
-    executor: str,
-    address: str | None,
-    workers: int,
-    device: str,
-) -> None:
+def sweep(**asked: Any) -> None:
     """Run RECIPE many times with options varied, and show which students no other beats.
 
     Stages that trials begin alike are computed once. An interrupted sweep goes on when the same command is given again.
@@ -115,9 +102,9 @@ def sweep(
       compress sweep recipes/hifigan_student.yaml --vary budget.parameters=20%,30%,40% --metric stoi --metric parameters
       compress sweep RECIPE --vary distillation.end_to_end.learning_rate=log:1e-4..1e-3 --metric pesq-wb --trials 20
     """
-    from compressor.cli.sweeping import run_sweep
+    from compressor.cli.sweeping import Asked, run_sweep
 
-    run_sweep(recipe, teacher, data, overrides, vary, metrics, trials, out, storage, executor, address, workers, device)
+    run_sweep(Asked(**asked))
 
 
 @main.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,42 +23,60 @@ if TYPE_CHECKING:
     import optuna
 
 
-def run_sweep(
-    recipe: Path,
-    teacher: str | None,
-    data: str | None,
-    changes: Sequence[str],
-    varied: Sequence[str],
-    metrics: Sequence[str],
-    trials: int,
-    out: Path | None,
-    storage: str | None,
-    executor: str,
-    address: str | None,
-    workers: int,
-    device: str,
-) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """The command's arguments and options by their names."""
+
+    recipe: Path
+    vary: tuple[str, ...]
+    metrics: tuple[str, ...]
+    trials: int
+    teacher: str | None
+    data: str | None
+    overrides: tuple[str, ...]
+    out: Path | None
+    storage: str | None
+    executor: str
+    address: str | None
+    workers: int
+    device: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the sweep's files go."""
+        return self.out or Path(f"runs/{self.recipe.stem}_sweep")
+
+    def sweep(self) -> Sweep:
+        """Return what is asked for, checked.
+
+        Raises:
+            CompressorError: it cannot be.
+        """
+        if self.address is not None and self.storage is None:
+            raise CompressorError("--address: the machines of a cluster need a --storage that all of them reach")
+        folder = self.folder.absolute()
+        return Sweep(
+            recipe=self.recipe.absolute(),
+            varied=parse_varied(self.vary),
+            metrics=self.metrics,
+            trials=self.trials,
+            out=folder,
+            storage=self.storage or f"sqlite:///{folder / 'study.db'}",
+            teacher=_absolute(self.teacher),
+            data=_absolute(self.data),
+            changes=self.overrides,
+            device=self.device,
+            workers=self.workers,
+        )
+
+
+def run_sweep(asked: Asked) -> None:
     """Run a recipe's trials, and write and print what came of them.
 
     Raises:
         CompressorError: what is asked for cannot be, or no trial came to an end.
     """
-    if address is not None and storage is None:
-        raise CompressorError("--address: the machines of a cluster need a --storage that all of them reach")
-    folder = out or Path(f"runs/{recipe.stem}_sweep")
-    sweep = Sweep(
-        recipe=recipe.absolute(),
-        varied=parse_varied(varied),
-        metrics=tuple(metrics),
-        trials=trials,
-        out=folder.absolute(),
-        storage=storage or f"sqlite:///{folder.absolute() / 'study.db'}",
-        teacher=_absolute(teacher),
-        data=_absolute(data),
-        changes=tuple(changes),
-        device=device,
-        workers=workers,
-    )
+    sweep, folder = asked.sweep(), asked.folder
     reporter = ConsoleReporter()
     with claimed(sweep.out, shared=sweep.shared):
         study = open_study(sweep)
@@ -67,9 +85,9 @@ def run_sweep(
         to_do = left_to_do(sweep, study)
         reporter.say(f"trials to run: {to_do}; results: {folder / 'sweep.html'}")
         try:
-            if executor == "ray":
-                on_ray(sweep, to_do, address, lambda: _write(sweep, study))
-            elif workers > 1:
+            if asked.executor == "ray":
+                on_ray(sweep, to_do, asked.address, lambda: _write(sweep, study))
+            elif asked.workers > 1:
                 in_processes(sweep, to_do, lambda: _write(sweep, study))
             else:
                 work(sweep, to_do, 0, reporter, lambda found: _write(sweep, found))

@@ -7,12 +7,12 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, RecipeError, RecipeProblem
 from compressor.metric import Metric
 from compressor.named_options import did_you_mean
 from compressor.package_files import resolve_package_path
@@ -106,14 +106,27 @@ class Sweep:
         """Plan the recipe with every listed value, and both ends of every range.
 
         Raises:
-            RecipeError: it does not take one of them.
+            RecipeError: it does not take some of them; names all.
             CompressorError: a metric is not measured by the recipe.
         """
-        plan = self.plan(self._first())
+        problems: list[RecipeProblem] = []
         for each in self.varied:
-            for value in each.ends[1:]:
-                self.plan({**self._first(), each.path: value})
-        return _objectives(self.metrics, plan.metrics)
+            for value in each.ends:
+                try:
+                    self.plan({**self._first(), each.path: value})
+                except RecipeError as error:
+                    problems += map(self._as_asked, error.problems)
+        if problems:
+            # What is wrong whatever the values, or with a first value, comes up again and again.
+            raise RecipeError(list(dict.fromkeys(problems)))
+        return _objectives(self.metrics, self.plan(self._first()).metrics)
+
+    def _as_asked(self, problem: RecipeProblem) -> RecipeProblem:
+        """Return a problem with a trial's value as one with the option that asks for it."""
+        for each in self.varied:
+            if problem.file is not None and problem.file.startswith(f"--set {each.path}="):
+                return replace(problem, file=problem.file.replace("--set", "--vary", 1))
+        return problem
 
 
 def _objectives(names: Sequence[str], metrics: Sequence[Metric]) -> tuple[Objective, ...]:

@@ -92,6 +92,17 @@ def test_values_that_the_recipe_does_not_take_are_refused_before_any_work(tmp_pa
         sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2", metrics=("mcas",))
 
 
+def test_every_value_that_the_recipe_does_not_take_is_told_with_the_option_that_asks_for_it(tmp_path: Path) -> None:
+    pruning = "channel-importance-pruning"
+    with pytest.raises(RecipeError) as told:
+        sweep(tmp_path, f"{pruning}.pruning_ratio=0.1,1.5,2.5", f"{pruning}.round_to=2,0")
+    assert [problem.file for problem in told.value.problems] == [
+        f"--vary {pruning}.pruning_ratio=1.5",
+        f"--vary {pruning}.pruning_ratio=2.5",
+        f"--vary {pruning}.round_to=0",
+    ]
+
+
 def test_a_trials_folder_follows_from_its_values(tmp_path: Path) -> None:
     made = sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2")
     one, other = (made.folder({"channel-importance-pruning.pruning_ratio": value}) for value in (0.1, 0.2))
