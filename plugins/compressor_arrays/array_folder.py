@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field, model_validator
 
-from compressor.data_source import DataContext, DataSource
+from compressor.data_source import DataContext
 from compressor.dataset import Dataset, Sample
 from compressor.errors import DataError
 from compressor.lazy_samples import LazySamples
-from compressor.working_ahead import usable_cores
+from compressor.lazy_source import LazySource
 from compressor_arrays.array_file import ArrayFile
 
 if TYPE_CHECKING:
@@ -25,10 +25,9 @@ if TYPE_CHECKING:
     from compressor.tensor_spec import TensorSpec
 
 PROBLEMS_SHOWN = 10
-MOST_WORKERS = 8
 
 
-class ArrayFolder(DataSource):
+class ArrayFolder(LazySource):
     """All `.npz` files below a folder; each is an example, with an array for every input of the teacher by its name.
 
     `numpy.savez("0001.npz", **{"image": image})` writes one. Arrays have the input's shape, with or without a batch
@@ -51,15 +50,6 @@ class ArrayFolder(DataSource):
     )
     sample_rate: int | None = Field(
         default=None, gt=0, description="output samples per second, where the output is audio: makes it heard"
-    )
-    memory_mb: int = Field(
-        default=512, ge=0, description="training samples that take more than this are read as they are needed"
-    )
-    workers: int | None = Field(
-        default=None,
-        ge=0,
-        le=64,
-        description="processes that read such samples ahead; null: one less than there are cores, at most 8",
     )
 
     @model_validator(mode="after")
@@ -87,10 +77,10 @@ class ArrayFolder(DataSource):
         chosen = self._validating(len(files))
         parts = [[file for at, file in enumerate(files) if (at in chosen) is held_out] for held_out in (False, True)]
         train, validation = (Corpus(self.path, part, context.inputs, self.reference) for part in parts)
-        in_memory = train.bytes <= self.memory_mb * 1e6
+        in_memory = self.holds(train.bytes)
         held_out, *rest = _read([validation, train] if in_memory else [validation])
         return Dataset(
-            train=rest[0] if in_memory else LazySamples(train, context.reporter, self._workers),
+            train=rest[0] if in_memory else LazySamples(train, context.reporter, self.helpers),
             validation=held_out,
             identity=hashlib.sha256(f"{train.identity} {validation.identity}".encode()).hexdigest(),
             description=f"arrays of {self.path.name}: {len(train)} examples to train on"
@@ -132,10 +122,6 @@ class ArrayFolder(DataSource):
         unused = sorted({name for file in files for name in file.arrays} - used)
         if unused:
             yield f"arrays that are no input of the teacher are not used: {', '.join(unused)}"
-
-    @property
-    def _workers(self) -> int:
-        return min(MOST_WORKERS, usable_cores() - 1) if self.workers is None else self.workers
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from compressor.data_source import DataContext
 from compressor.dataset import Dataset, FloatArray, Sample
 from compressor.errors import DataError
 from compressor.lazy_samples import LazySamples
-from compressor.working_ahead import usable_cores
+from compressor.lazy_source import LazySource
 from compressor_audio.recording_index import RecordingIndex, recordings_below
 from compressor_audio.speech_corpus import SpeechCorpus, hashes_by_length
 from compressor_audio.speech_samples import check_audible, content_hash, read_recording, speech_sample
@@ -25,13 +25,12 @@ from compressor_audio.vocoder_inputs import VocoderInputs, vocoder_inputs
 from compressor_audio.voice_change import Pitch
 
 _REASONS_SHOWN = 5
-_MOST_WORKERS = 8
 
 Recordings = dict[str, FloatArray]
 """Mono audio by the file's path below its folder, in sorted order."""
 
 
-class SpeechFolder(SpeechSource):
+class SpeechFolder(LazySource, SpeechSource):
     """All wav, flac and ogg files below a folder; the last ones in sorted order are kept for validation.
 
     A corpus that is too large for memory is read as training asks for it. Then only headers are looked at beforehand,
@@ -49,18 +48,6 @@ class SpeechFolder(SpeechSource):
         default=(1.0,),
         min_length=1,
         description="each training recording is also used this many times as high, as if another voice spoke it",
-    )
-
-    memory_mb: int = Field(
-        default=512,
-        ge=0,
-        description="training samples that take more than this are made as they are needed, each time",
-    )
-    workers: int | None = Field(
-        default=None,
-        ge=0,
-        le=64,
-        description="processes that make such samples ahead; null: one less than there are cores, at most 8",
     )
 
     @property
@@ -82,7 +69,7 @@ class SpeechFolder(SpeechSource):
         given = vocoder_inputs(context.inputs, self.mel.n_mels)
         self.check_shifts(given)
         index = recordings_below(self.path, context)
-        if self._bytes(index) > self.memory_mb * 1e6:
+        if not self.holds(self._bytes(index)):
             return self._lazily(index, given, context)
         train, validation, findings = self._split(index, context)
         return self._dataset(
@@ -131,7 +118,7 @@ class SpeechFolder(SpeechSource):
         corpus = SpeechCorpus(self, index, rows, given, held_out)
         train = self._in_words(len(corpus.lengths), float(corpus.lengths.sum()))
         return Dataset(
-            train=LazySamples(corpus, context.reporter, self._workers),
+            train=LazySamples(corpus, context.reporter, self.helpers),
             validation=samples,
             identity=corpus.identity_with(content_hash(samples)),
             description=f"recordings of {self.path.name}: {train} to train on, read as they are needed, "
@@ -139,10 +126,6 @@ class SpeechFolder(SpeechSource):
             sample_rate=self.mel.sample_rate,
             findings=(*_counted(findings), *_counted(more)),
         )
-
-    @property
-    def _workers(self) -> int:
-        return min(_MOST_WORKERS, usable_cores() - 1) if self.workers is None else self.workers
 
     def _usable(self, index: RecordingIndex) -> tuple[NDArray[np.int64], list[str]]:
         """Return the rows that are long enough by their headers, and why the others are not used."""
