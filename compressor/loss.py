@@ -87,7 +87,10 @@ class Loss(BaseModel, ABC):
 
     @abstractmethod
     def compute(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return a scalar for two outputs of the teacher's shape, (batch, …); the weight is applied by the caller."""
+        """Return a scalar for two outputs of the teacher's shape, (batch, …); the weight is applied by the caller.
+
+        It depends on these tensors and the options alone: on a GPU what it does once is replayed for later batches.
+        """
 
 
 def _resolve_loss(value: object, info: ValidationInfo) -> object:

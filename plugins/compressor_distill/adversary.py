@@ -13,7 +13,7 @@ from compressor.errors import DataError
 from compressor.processes import Company
 from compressor.progress import Reporter
 from compressor_distill.adversarial_losses import discriminator_loss, feature_matching_loss, generator_loss
-from compressor_distill.captured import Captured
+from compressor_distill.captured import Constants
 from compressor_distill.discriminators import make_discriminators
 from compressor_distill.learner import Learner, Optimised, Passed, Unhealthy, set_rate
 from compressor_distill.objective import Objective, Term
@@ -38,6 +38,7 @@ class AdversarialLearner(Learner):
         *,
         reporter: Reporter,
     ) -> None:
+        # All that `forget` needs comes first: the base class calls it.
         self.adversarial = phase
         with torch.random.fork_rng():
             # All processes start with the same discriminators.
@@ -51,7 +52,12 @@ class AdversarialLearner(Learner):
         """Start with optimisers that remember no step."""
         super().forget()
         self.judging = self._judging()
-        self.judged: Captured[Tensor] = Captured(self._judge_one, self.company.device, self.reporter)
+        self.judged = self._captured(self._judge_one)
+
+    def end(self) -> None:
+        """Give back what only a learner that goes on has need of."""
+        super().end()
+        self.judged.drop()
 
     def _judging(self) -> Optimised:
         weights, rate = list(self.discriminators.parameters()), self.adversarial.discriminator_learning_rate
@@ -71,8 +77,10 @@ class AdversarialLearner(Learner):
             self.seen = [_heard(self._forward(batch)[0], batch) for batch in parts]
         return {}
 
-    def _terms(self, output: Tensor, found: dict[str, Tensor], batch: Batch, done: float) -> dict[str, Term]:
-        terms = super()._terms(output, found, batch, done)
+    def _terms(
+        self, output: Tensor, found: dict[str, Tensor], batch: Batch, weights: Sequence[float]
+    ) -> dict[str, Term]:
+        terms = super()._terms(output, found, batch, weights)
         own, wanted = _as_sound(output), _as_sound(batch.output)
         self.discriminators.requires_grad_(False)
         with self._autocast():
@@ -98,7 +106,7 @@ class AdversarialLearner(Learner):
         self.judging.forget_gradients()
         total = torch.zeros((), device=self.company.device)
         for heard in self.seen:
-            total += self.judged(heard, len(self.seen))
+            total += self.judged(heard, Constants(len(self.seen)))
         (value,) = self.judging.gather([total])
         if not math.isfinite(value):
             raise Unhealthy("the discriminators' loss is no finite number")
@@ -106,11 +114,11 @@ class AdversarialLearner(Learner):
         self.judging.step()
         return value
 
-    def _judge_one(self, heard: Batch) -> Tensor:
+    def _judge_one(self, heard: Batch, constants: Constants) -> Tensor:
         """Add the gradients of the discriminators on one part; returns its share of their loss."""
         with self._autocast():
             of_teacher, of_student = self.discriminators(heard.output), self.discriminators(heard.inputs[0])
-        loss = discriminator_loss(of_teacher, of_student) / len(self.seen)
+        loss = discriminator_loss(of_teacher, of_student) / constants.parts
         self.judging.backward(loss)
         return loss.detach()
 

@@ -79,6 +79,10 @@ class Distillation(Strategy):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="'auto' takes bf16 on CPUs that compute it, else fp32"
     )
+    # How steps are launched changes nothing of what is trained.
+    cuda_graphs: bool = Field(
+        default=True, exclude=True, description="on a GPU, steps are captured as CUDA graphs, which keep their memory"
+    )
     max_minutes: float | None = Field(
         default=None, gt=0, description="shorten the schedule to this on a slow machine; null never does"
     )

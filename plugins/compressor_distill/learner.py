@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from compressor.processes import Company
 from compressor.progress import Reporter
-from compressor_distill.captured import Captured
+from compressor_distill.captured import Captured, Constants
 from compressor_distill.health import Health
 from compressor_distill.objective import Objective, Term
 from compressor_distill.phases import Phase
@@ -21,6 +21,9 @@ from compressor_distill.teacher_run import Batch
 
 if TYPE_CHECKING:
     from compressor_distill.distillation import Distillation
+
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,9 @@ class Optimised:
         return {"optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what a checkpoint kept."""
+        """Take up what a checkpoint kept, perhaps on another device."""
+        for group in state["optimiser"]["param_groups"]:
+            group["fused"] = self.optimiser.defaults["fused"]
         self.optimiser.load_state_dict(state["optimiser"])
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
@@ -121,14 +126,20 @@ class Learner:
         self.blocks_apart = blocks_apart
         self.options = options
         self.reporter = reporter
-        self.done, self.parts = 0.0, 1
         self.forget()
 
     def forget(self) -> None:
         """Start with an optimiser that remembers no step; what was captured of the one before is dropped."""
         self.optimised = self._optimised()
         self.health = Health()
-        self.passing: Captured[Passed] = Captured(self._pass, self.company.device, self.reporter)
+        self.passing = self._captured(self._pass)
+
+    def _captured(self, work: Callable[[Batch, Constants], R]) -> Captured[R]:
+        return Captured(work, self.company.device, self.reporter, wanted=self.options.cuda_graphs)
+
+    def end(self) -> None:
+        """Give back what only a learner that goes on has need of."""
+        self.passing.drop()
 
     def _optimised(self) -> Optimised:
         parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
@@ -143,9 +154,9 @@ class Learner:
         self.optimised.forget_gradients()
         summed: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
-        self.done, self.parts = done, len(parts)
+        constants = Constants(len(parts), self.objective.weights(done, features=bool(self.phase.feature_weight)))
         for batch in parts:
-            passed = self.passing(batch, (self.objective.weights(done), self.parts))
+            passed = self.passing(batch, constants)
             self._hear(passed, batch)
             weights = {name: term.weight for name, term in passed.terms.items()}
             summed = {name: summed.get(name, 0.0) + term.value / len(parts) for name, term in passed.terms.items()}
@@ -157,12 +168,12 @@ class Learner:
         self.optimised.step()
         return {name: weights[name] * value for name, value in losses.items()}
 
-    def _pass(self, batch: Batch) -> Passed:
+    def _pass(self, batch: Batch, constants: Constants) -> Passed:
         """Add a part's gradients; returns what it gave."""
         output, found = self._forward(batch)
-        terms = self._terms(output, found, batch, self.done)
+        terms = self._terms(output, found, batch, constants.weights)
         total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
-        self.optimised.backward(total / self.parts)
+        self.optimised.backward(total / constants.parts)
         return Passed({name: Term(term.weight, term.value.detach()) for name, term in terms.items()}, output.detach())
 
     def _hear(self, passed: Passed, batch: Batch) -> None:
@@ -173,8 +184,10 @@ class Learner:
             output, found = self.objective(batch, blocks_apart=self.blocks_apart)
         return output, found
 
-    def _terms(self, output: Tensor, found: dict[str, Tensor], batch: Batch, done: float) -> dict[str, Term]:
-        return self.objective.terms(output, found, batch, done, self.phase.feature_weight)
+    def _terms(
+        self, output: Tensor, found: dict[str, Tensor], batch: Batch, weights: Sequence[float]
+    ) -> dict[str, Term]:
+        return self.objective.terms(output, found, batch, weights, self.phase.feature_weight)
 
     def fit_projections(self, batch: Batch) -> None:
         """Start projections where least squares on a batch puts them."""

@@ -200,7 +200,9 @@ def _cosines(features: Tensor, window: int) -> Tensor:
 
     positions = features.shape[-1]
     size = min(window, positions)
-    starts = torch.linspace(0, positions - size, math.ceil(positions / size), dtype=torch.float64).round().long()
-    vectors = _units(features, dim=1)[..., starts[:, None] + torch.arange(size)].permute(0, 2, 3, 1)
+    count, device = math.ceil(positions / size), features.device
+    starts = torch.linspace(0, positions - size, count, dtype=torch.float64, device=device).round().long()
+    taken = starts[:, None] + torch.arange(size, device=device)
+    vectors = _units(features, dim=1)[..., taken].permute(0, 2, 3, 1)
     with torch.autocast(vectors.device.type, enabled=False):
         return vectors @ vectors.mT

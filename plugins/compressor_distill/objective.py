@@ -80,20 +80,29 @@ class Objective(nn.Module):
         output = self.runner.forward(inputs, {name: batch.features[name] for name in shared})
         return output.float().reshape(batch.output.shape), dict(self.runner.found)
 
-    def weights(self, done: float) -> tuple[float, ...]:
-        """Return the factors of all losses where the share `done` of the phase lies behind."""
-        return tuple(loss.weight_at(done) for loss in (*self.losses, *self.features))
+    def weights(self, done: float, *, features: bool) -> tuple[float, ...]:
+        """Return the factors of the losses where the share `done` of the phase lies behind; those of features last."""
+        return tuple(loss.weight_at(done) for loss in (*self.losses, *(self.features if features else ())))
 
     def terms(
-        self, output: Tensor, found: Mapping[str, Tensor], batch: Batch, done: float, feature_weight: float
+        self,
+        output: Tensor,
+        found: Mapping[str, Tensor],
+        batch: Batch,
+        weights: Sequence[float],
+        feature_weight: float,
     ) -> dict[str, Term]:
-        """Return the losses by name with their weights; `done` is the share of the phase that lies behind."""
-        terms = {loss.name: Term(loss.weight_at(done), loss.compute(output, batch.output)) for loss in self.losses}
+        """Return the losses by name with their weights, which `weights` gave for the moment."""
+        own, of_features = weights[: len(self.losses)], weights[len(self.losses) :]
+        terms = {
+            loss.name: Term(weight, loss.compute(output, batch.output))
+            for loss, weight in zip(self.losses, own, strict=True)
+        }
         if feature_weight and self.points:
             distances = [
-                loss.weight_at(done) * loss.compute(self._as_wide(loss, point, found), batch.features[point.name])
+                weight * loss.compute(self._as_wide(loss, point, found), batch.features[point.name])
                 for point in self.points
-                for loss in self.features
+                for loss, weight in zip(self.features, of_features, strict=True)
             ]
             terms["features"] = Term(feature_weight, torch.stack(distances).sum())
         return terms

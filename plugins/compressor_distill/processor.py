@@ -14,8 +14,8 @@ NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 def chosen_precision(asked: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
     """Return the precision that is asked for; 'auto' is bf16 on a CPU that computes it, else fp32.
 
-    On a GPU a student is too small for bf16 to pay, and fp32, whose convolutions are computed in TF32, comes nearer to
-    the teacher: see docs/explanation/training.md.
+    On a GPU bf16 gains a tenth of the steps, and fp32, whose convolutions are computed in TF32, comes nearer to the
+    teacher: see docs/explanation/training.md.
     """
     if asked == "auto":
         return "bf16" if computes_bf16(device) else "fp32"

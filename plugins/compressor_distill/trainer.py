@@ -170,6 +170,7 @@ class Trainer:
                 if not self.halfway:
                     self._save()
                 raise
+        self.learner.end()
         self._validate(phase.label)
         if progress.step < phase.options.steps:
             self._tell(

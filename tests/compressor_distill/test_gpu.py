@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from compressor_distill import captured
 from compressor_distill.distillation import Distillation
 from compressor_distill.losses import MeanAbsolute
 from compressor_prune.channel_importance import ChannelImportancePruning
@@ -20,7 +19,7 @@ from compressor.graph_editing import copy_graph
 from compressor.loss import Loss
 from compressor.strategy import StageContext, StageOutcome
 from compressor.teacher_loading import Teacher
-from compressor.testing.tiny_runs import stage_context
+from compressor.testing.tiny_runs import OutputL1, stage_context
 from tests.compressor_distill.short_training import Interrupting, distillation, weights_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -54,7 +53,8 @@ def narrow(student: GraphModule, tiny_teacher: Teacher, tmp_path_factory: pytest
 def everything(precision: str, folder: Path, **changes: Any) -> Distillation:
     """Return a training of all phases, with all that goes to the device with it."""
     adversarial = {
-        "steps": 4, "segment": 24, "discriminators": ["multi-period", "multi-scale"], "width": 0.0625,
+        "steps": 8, "discriminators_alone": 2, "segment": 24, "width": 0.0625,
+        "discriminators": ["multi-period", "multi-scale"],
     }  # fmt: skip
     return distillation(
         precision=precision, features=[MeanAbsolute()], ema=0.5, adversarial=adversarial, accumulate=2,
@@ -127,12 +127,39 @@ def test_a_loss_that_looks_at_its_value_is_trained_with_step_by_step(
 def test_what_is_captured_is_what_is_computed_one_by_one(
     narrow: GraphModule, tiny_context: StageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_gpu = replace(tiny_context, device="cuda")
-    graph = everything("fp32", tmp_path).apply(copy_graph(narrow), on_gpu)
-    replayed = []
-    monkeypatch.setattr(captured, "ALIKE", 10**6)
-    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda _: replayed.append(1))
+    replays = 0
+    replay = torch.cuda.CUDAGraph.replay
+
+    def counted(graph: torch.cuda.CUDAGraph) -> None:
+        nonlocal replays
+        replays += 1
+        replay(graph)
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", counted)
+    reporter = Interrupting(after=1000)
+    on_gpu = replace(tiny_context, device="cuda", reporter=reporter)
+    captured = everything("fp32", tmp_path).apply(copy_graph(narrow), on_gpu)
+    assert not [message for message in reporter.said if "CUDA graph" in message]
+    # Two parts a step, the first four steps of a phase one by one; discriminators have a graph of their own.
+    assert replays == 2 * (2 + 2 + 2 + 4)
     apart = replace(on_gpu, workdir=tmp_path / "one by one")
-    one_by_one = everything("fp32", tmp_path).apply(copy_graph(narrow), apart)
-    assert not replayed
-    assert losses_of(graph) == pytest.approx(losses_of(one_by_one), rel=1e-3, abs=1e-3)
+    one_by_one = everything("fp32", tmp_path, cuda_graphs=False).apply(copy_graph(narrow), apart)
+    assert replays == 2 * (2 + 2 + 2 + 4)
+    assert losses_of(captured) == pytest.approx(losses_of(one_by_one), rel=1e-3, abs=1e-3)
+
+
+def test_a_weight_that_changes_is_followed(student: GraphModule, tiny_context: StageContext) -> None:
+    options = distillation(losses=[OutputL1(weight={0.0: 1.0, 0.5: 1.0, 0.75: 2.0})], end_to_end={"steps": 24})
+    curves = [
+        losses_of(options.apply(copy_graph(student), replace(tiny_context, device=device, workdir=folder)))
+        for device, folder in (("cpu", tiny_context.workdir / "cpu"), ("cuda", tiny_context.workdir / "cuda"))
+    ]
+    assert curves[1] == pytest.approx(curves[0], rel=CLOSE["fp32"])
+
+
+def test_a_training_that_went_wrong_is_taken_back(student: GraphModule, tiny_context: StageContext) -> None:
+    wild = {"steps": 16, "learning_rate": 50.0}
+    options = distillation(block_wise={"steps": 0}, end_to_end=wild, validate_every=6)
+    outcome = options.apply(copy_graph(student), replace(tiny_context, device="cuda"))
+    assert any("going back to the weights" in finding.message for finding in outcome.findings)
+    assert all(value.isfinite().all() for value in weights_of(outcome).values())

@@ -8,13 +8,16 @@ import pytest
 import torch
 from compressor_conv.two_dimensional import Conv1dToConv2d
 from compressor_distill import trainer
-from torch import Tensor
+from compressor_distill.learner import Optimised
+from compressor_distill.processor import chosen_precision
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compressor.dataset import Dataset
 from compressor.errors import DataError
 from compressor.graph_editing import copy_graph, feed, parameter_count
 from compressor.loss import Loss
+from compressor.processes import Company
 from compressor.strategy import StageContext, StageOutcome
 from compressor.teacher_loading import Teacher
 from compressor.testing.tiny_runs import OutputL1
@@ -131,6 +134,30 @@ def test_bf16_is_trained_with_when_asked_for(student: GraphModule, tiny_context:
     outcome = distillation(precision="bf16").apply(copy_graph(student), tiny_context)
     assert outcome.findings[0].message.endswith(", bf16")
     assert all(value.dtype == torch.float32 for value in weights_of(outcome).values())
+
+
+def test_an_optimiser_goes_on_on_another_device() -> None:
+    def optimised() -> Optimised:
+        weight = nn.Parameter(torch.ones(3))
+        weight.grad = torch.ones(3)
+        return Optimised([weight], 1e-3, distillation(), Company(torch.device("cpu")), "fp32")
+
+    one, other = optimised(), optimised()
+    one.step()
+    state = one.state()
+    # As a GPU writes it.
+    state["optimiser"]["param_groups"][0]["fused"] = True
+    other.restore(state)
+    assert other.optimiser.param_groups[0]["fused"] is False
+    for each in (one, other):
+        each.step()
+    moved, wanted = (each.optimiser.state[each.parameters[0]]["exp_avg"] for each in (other, one))
+    assert torch.equal(moved, wanted)
+
+
+@pytest.mark.parametrize("asked", ["auto", "fp32", "bf16", "fp16"])
+def test_a_gpu_computes_in_32_bits_unless_asked(asked: Any) -> None:
+    assert chosen_precision(asked, torch.device("cuda")) == ("fp32" if asked == "auto" else asked)
 
 
 class Weighted(Loss):
