@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,13 +18,13 @@ from compressor.errors import CompressorError
 from compressor.finishing import check_files, finish
 from compressor.gates import judge_gates
 from compressor.listening import listening_samples
-from compressor.measuring import measure_finished
+from compressor.measuring import MeasuredModel, measure_finished
 from compressor.memory import Memory
 from compressor.onnx_export import export_onnx
 from compressor.planning import Plan
 from compressor.preparing import RunSettings, prepare
 from compressor.progress import RecordingReporter, Reporter, SilentReporter
-from compressor.report import Report, StageRecord
+from compressor.report import Measurement, Report, StageRecord
 from compressor.report_building import Outcome, build_report, student_metadata
 from compressor.run_folder import RunFolder
 from compressor.sidecars import student_sidecars
@@ -88,47 +88,70 @@ def run(
     folder = RunFolder(settings.out, _identity(plan, teacher), resume=settings.resume)
     bench, measured = prepare(plan, teacher, settings, telling, shared)
     line = StageLine(plan, bench, announce, kept(folder))
-    line.run_to(_first_training(plan), None)
-    line.look_ahead()
-    if plan.file_stages:
-        check_files(plan.file_stages, export_onnx(line.rehearsed_end(), teacher.opset))
-    before_training = bench.measured(line.student) if _first_training(plan) < len(plan.graph_stages) else None
+    untrained = _before_training(plan, line)
     with folder:
         if line.spending is not None:
             keep(line.spending, folder)
         line.run_to(len(plan.graph_stages), folder)
-        content = export_onnx(line.student, teacher.opset, student_metadata(plan, teacher))
-        checks = check_export(content, line.student)
-        if plan.file_stages:
-            folder.write("student_float.onnx", content)
-        student = finish(bench, plan.file_stages, line.student, content, line.records, announce)
-        records = (*line.records, *student.records)
-        telling.say("measuring the finished student")
-        finished = measure_finished(student.measured, plan.metrics)
-        outcome = Outcome(
-            records=records,
-            finished=finished,
-            curve=line.curve,
-            allocation=line.allocation,
-            verdicts=judge(plan.limits, measured, records[-1].measurements),
-            gates=judge_gates(plan.recipe.gates, plan.metrics, (*records[-1].measurements, *finished)),
-            checks=checks,
-            samples=listening_samples(folder, student.measured, before_training),
-            student=line.student,
-        )
-        content = student.content
-        if teacher.whole is not None:
-            folder.write("student_region.onnx", content)
-            content = in_its_place(teacher.whole, bench, line.student, content, student_metadata(plan, teacher))
-        write_student(folder, line.student, content)
-        for name, beside in student_sidecars(teacher.source, "student.onnx").items():
-            folder.write(name, beside)
+        content, outcome = _finished(plan, line, folder, measured, untrained)
+        _deliver(plan, line, folder, content)
         measured = (*measured, *measure_finished(bench.baseline, plan.metrics))
         report = build_report(plan, settings.name, bench, measured, outcome, time.monotonic() - begun)
         folder.write("run.log", "\n".join([*telling.lines, ""]).encode())
         write_report(folder, report)
         folder.finish()
     return RunResult(report, line.student, settings.out)
+
+
+def _before_training(plan: Plan, line: StageLine) -> MeasuredModel | None:
+    """Run the stages up to the first that trains, and look at what comes after it; returns the student if one does."""
+    first = _first_training(plan)
+    line.run_to(first, None)
+    line.look_ahead()
+    if plan.file_stages:
+        check_files(plan.file_stages, export_onnx(line.rehearsed_end(), line.bench.teacher.opset))
+    return line.bench.measured(line.student) if first < len(plan.graph_stages) else None
+
+
+def _finished(
+    plan: Plan,
+    line: StageLine,
+    folder: RunFolder,
+    measured: Sequence[Measurement],
+    untrained: MeasuredModel | None,
+) -> tuple[bytes, Outcome]:
+    """Return the student's file after the last stages, and what came of it, judged by what was `measured` before."""
+    bench = line.bench
+    content = export_onnx(line.student, bench.teacher.opset, student_metadata(plan, bench.teacher))
+    checks = check_export(content, line.student)
+    if plan.file_stages:
+        folder.write("student_float.onnx", content)
+    student = finish(bench, plan.file_stages, line.student, content, line.records, line.announce)
+    records = (*line.records, *student.records)
+    bench.reporter.say("measuring the finished student")
+    finished = measure_finished(student.measured, plan.metrics)
+    return student.content, Outcome(
+        records=records,
+        finished=finished,
+        curve=line.curve,
+        allocation=line.allocation,
+        verdicts=judge(plan.limits, measured, records[-1].measurements),
+        gates=judge_gates(plan.recipe.gates, plan.metrics, (*records[-1].measurements, *finished)),
+        checks=checks,
+        samples=listening_samples(folder, student.measured, untrained),
+        student=line.student,
+    )
+
+
+def _deliver(plan: Plan, line: StageLine, folder: RunFolder, content: bytes) -> None:
+    """Write the student, in its place where it is a part of a model, with what lies beside its teacher."""
+    teacher = line.bench.teacher
+    if teacher.whole is not None:
+        folder.write("student_region.onnx", content)
+        content = in_its_place(teacher.whole, line.bench, line.student, content, student_metadata(plan, teacher))
+    write_student(folder, line.student, content)
+    for name, beside in student_sidecars(teacher.source, "student.onnx").items():
+        folder.write(name, beside)
 
 
 def in_its_place(
