@@ -72,7 +72,8 @@ class SignalCache:
         path = self._path(key)
         try:
             file = safe_open(path, "pt")
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError, RuntimeError):
+            # The last is torch's, which opens the file once more: it may have had to go in between.
             yield None
             return
         with file as opened:

@@ -4,6 +4,7 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,20 @@ def test_writers_and_readers_at_once_see_whole_files_only(tmp_path: Path) -> Non
         thread.join()
     assert problems == []
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_file_that_goes_while_it_is_opened_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = SignalCache(tmp_path, 1e6)
+    cache.put("key", tensors(3))
+    opened: Callable[..., object] = torch.UntypedStorage.from_file
+
+    def gone(path: str, *arguments: object, **named: object) -> object:
+        Path(path).unlink()
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", gone)
+    assert held(cache, "key") is None
+    assert not cache.has("key")
 
 
 def test_unfinished_files_of_the_dead_are_deleted(tmp_path: Path) -> None:
