@@ -133,13 +133,28 @@ def _series(points: Iterable[CurvePoint]) -> list[tuple[str, str]]:
 
 
 def _panel(kind: str, name: str, runs: Sequence[Sequence[_Stretch]], total: float) -> Panel | None:
-    drawn = [list(filter(None, (_values(stretch, kind, name) for stretch in run))) for run in runs]
+    drawn = [_pieces(run, kind, name) for run in runs]
     heights = [each.value for run in drawn for piece in run for each in piece]
     if not heights:
         return None
     scale = _Scale(min(heights), max(heights), total)
     lines = tuple(_line(run, pieces, scale) for run, pieces in enumerate(drawn) if pieces)
     return Panel(kind, name, lines, scale.ticks(), scale.logarithmic)
+
+
+def _pieces(run: Sequence[_Stretch], kind: str, name: str) -> list[list[Value]]:
+    """Return the values by phase; one by itself, such as the start's, makes no line and is joined to its neighbours."""
+    pieces: list[list[Value]] = []
+    stage = None
+    for stretch in run:
+        values = _values(stretch, kind, name)
+        if not values:
+            continue
+        if pieces and stage == stretch[0].point.stage and 1 in (len(values), len(pieces[-1])):
+            values = [*pieces.pop(), *values]
+        pieces.append(values)
+        stage = stretch[0].point.stage
+    return pieces
 
 
 def _line(run: int, pieces: Sequence[Sequence[Value]], scale: _Scale) -> Line:

@@ -280,3 +280,17 @@ def test_several_runs_share_their_axes() -> None:
         (RIGHT, pytest.approx(BOTTOM - (BOTTOM - TOP) / 5)),
     ]
     assert [line.run for line in alone.lines] == [1]
+
+
+def test_a_lone_value_begins_the_line_that_follows_it() -> None:
+    points = [
+        CurvePoint(stage=stage, phase=phase, step=0, seconds=seconds, losses={}, validation={"mel-l1": value})
+        for stage, phase, seconds, value in (
+            ("first", "start", 0.0, 4.0), ("first", "end-to-end", 10.0, 2.0), ("first", "end-to-end", 20.0, 1.0),
+            ("second", "start", 0.0, 3.0), ("second", "end-to-end", 10.0, 2.0), ("second", "adversarial", 20.0, 1.0),
+        )
+    ]  # fmt: skip
+    (panel,) = draw_curve(points).panels
+    # Of the second training's three phases each has one value.
+    assert [len(piece.split()) for piece in panel.lines[0].pieces] == [3, 3]
+    assert panel.lines[0].pieces[0].startswith("48.0,12.0 ")
