@@ -17,7 +17,8 @@ from compressor.sweep.folder import claimed
 from compressor.sweep.page import cell, columns, render_sweep
 from compressor.sweep.results import Results, Tried, results_of, write_results
 from compressor.sweep.space import parse_varied
-from compressor.sweep.study import left_to_do, open_study, take_up, work
+from compressor.sweep.study import open_study, work
+from compressor.sweep.trials import left_to_do, take_up
 
 if TYPE_CHECKING:
     import optuna

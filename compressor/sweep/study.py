@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from compressor.progress import Reporter, SilentReporter
 from compressor.report import Report, StageRecord
 from compressor.run_reading import read_run
 from compressor.sweep.definition import Sweep
+from compressor.sweep.trials import drop_where_another_has_its_values, dropped, left_to_do, offer_untried
 
 if TYPE_CHECKING:
     import optuna
@@ -39,7 +38,8 @@ def optuna_library() -> Any:
         import optuna
     except ImportError as error:
         raise CompressorError("a sweep needs Optuna: pip install 'onnx-student-compressor[sweep]'") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # It warns of every trial that fails, which is told where it happens.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
 
@@ -77,67 +77,6 @@ def open_study(sweep: Sweep, worker: int = 0) -> optuna.Study:
     return study
 
 
-def take_up(sweep: Sweep, study: optuna.Study) -> int:
-    """Ask for what is left: trials that were interrupted or failed, and where all values can be tried, all of them.
-
-    Returns how many were interrupted or failed. In a storage of this machine nobody else may be at work; in a shared
-    one what shows no sign of life is taken for dead.
-    """
-    library = optuna_library()
-    state = library.trial.TrialState
-    if sweep.shared:
-        library.storages.fail_stale_trials(study)
-    else:
-        for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
-            study.tell(trial.number, state=state.FAIL)
-    paths = {each.path for each in sweep.varied}
-    left = [
-        trial for trial in _without_a_later_one(study) if trial.state == state.FAIL and trial.params.keys() == paths
-    ]
-    for trial in left:
-        study.enqueue_trial(trial.params)
-    if sweep.size <= sweep.trials:
-        known = [_values_of(trial) for trial in study.get_trials(deepcopy=False)]
-        for values in _grid(sweep):
-            if values not in known:
-                study.enqueue_trial(values)
-    return len(left)
-
-
-def _grid(sweep: Sweep) -> list[dict[str, Any]]:
-    """Return every combination of values, in an order that does not favour the first ones."""
-    paths = [each.path for each in sweep.varied]
-    found = [
-        dict(zip(paths, values, strict=True)) for values in itertools.product(*(each.grid for each in sweep.varied))
-    ]
-    random.Random(sweep.seed).shuffle(found)  # noqa: S311 - an order, no secret
-    return found
-
-
-def _values_of(trial: optuna.trial.FrozenTrial) -> Mapping[str, Any]:
-    """Return a trial's values, or those that it is to have."""
-    values: Mapping[str, Any] = trial.system_attrs.get("fixed_params") or trial.params
-    return values
-
-
-def _without_a_later_one(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Return the trials, of those with the same values the last."""
-    found: dict[str, optuna.trial.FrozenTrial] = {}
-    for trial in study.get_trials(deepcopy=False):
-        values = _values_of(trial)
-        key = repr(sorted(values.items())) if values else f"trial {trial.number}"
-        found[key] = trial
-    return list(found.values())
-
-
-def left_to_do(sweep: Sweep, study: optuna.Study) -> int:
-    """Return how many trials are still to be run."""
-    state = optuna_library().trial.TrialState
-    states = [trial.state for trial in _without_a_later_one(study) if trial.params or trial.state != state.FAIL]
-    waiting = states.count(state.WAITING)
-    return int(max(waiting, min(sweep.trials, sweep.size) - (len(states) - waiting)))
-
-
 def work(
     sweep: Sweep,
     quota: int,
@@ -147,24 +86,40 @@ def work(
 ) -> None:
     """Run so many trials one after the other, or fewer where others have run them; several processes may do so.
 
-    `after` is called after each.
+    A draw of values that another trial has is dropped, and drawn again. `after` is called after each trial.
     """
     import torch
 
     if sweep.workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // sweep.workers))
     study, memory, telling = open_study(sweep, worker), Memory(REMEMBERED), reporter or SilentReporter()
-    for _ in range(quota):
-        if left_to_do(sweep, study) <= 0:
-            return
-        study.optimize(lambda trial: _figures(sweep, trial, memory, telling), n_trials=1, catch=(CompressorError,))
+    own = 0
+
+    def count(_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        nonlocal own
+        own += not dropped(trial)
+
+    while own < quota and left_to_do(sweep, study) > 0:
+        study.optimize(
+            lambda trial: _figures(sweep, trial, memory, telling),
+            n_trials=1,
+            catch=(CompressorError, _DrawnTwiceError),
+            callbacks=[count],
+        )
         if after is not None:
             after(study)
+
+
+class _DrawnTwiceError(Exception):
+    """Another trial has these values."""
 
 
 def _figures(sweep: Sweep, trial: optuna.Trial, memory: Memory, reporter: Reporter) -> tuple[float, ...]:
     """Run one trial; returns what it is compared by."""
     values = {each.path: each.suggested(trial) for each in sweep.varied}
+    if drop_where_another_has_its_values(trial):
+        offer_untried(sweep, trial.study)
+        raise _DrawnTwiceError
     said = ", ".join(f"{path}={value}" for path, value in values.items())
     reporter.say(f"trial {trial.number + 1}: {said}")
     folder = sweep.folder(values)

@@ -8,20 +8,18 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor.errors import CompressorError, RecipeError
 from compressor.memory import Memory
 from compressor.report import Measurement, StageRecord
-from compressor.sweep.definition import Sweep
 from compressor.sweep.executors import quotas
 from compressor.sweep.page import render_sweep
 from compressor.sweep.results import Results, Tried, nearest_to_ideal, pareto_front
 from compressor.sweep.space import Listed, Ranged, overrides, parse_varied
-from compressor.sweep.study import Watched, left_to_do, open_study, take_up
-from compressor.testing import tiny_teacher
+from compressor.sweep.study import Watched
+from tests.compressor.tiny_sweep import tiny_sweep
 
 
 def test_values_and_ranges_are_read() -> None:
@@ -66,36 +64,19 @@ def test_the_nearest_to_the_ideal_is_no_extreme_where_there_is_a_knee() -> None:
     assert nearest_to_ideal({1: (0.0, 10.0), 2: (1.0, 1.0), 3: (10.0, 0.0)}) == 2
 
 
-def recipe(tmp_path: Path) -> Path:
-    (tmp_path / "tiny.onnx").write_bytes(tiny_teacher().content)
-    content = {
-        "teacher": str(tmp_path / "tiny.onnx"),
-        "stages": [{"channel-importance-pruning": {"importance": "magnitude", "pruning_ratio": 0.2, "round_to": 2}}],
-        "metrics": ["parameters", "macs"],
-    }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return path
-
-
-def sweep(tmp_path: Path, *varied: str, metrics: tuple[str, ...] = ("parameters",), file: str = "") -> Sweep:
-    storage = f"sqlite:///{tmp_path / file}" if file else "sqlite://"
-    return Sweep(recipe(tmp_path), parse_varied(varied), metrics, 3, tmp_path / "out", storage)
-
-
 def test_values_that_the_recipe_does_not_take_are_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"pruning_ratio.*found 1.5"):
-        sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,1.5")
+        tiny_sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,1.5")
     with pytest.raises(RecipeError, match="did you mean 'pruning_ratio'"):
-        sweep(tmp_path, "channel-importance-pruning.pruning_rato=0.1,0.2")
+        tiny_sweep(tmp_path, "channel-importance-pruning.pruning_rato=0.1,0.2")
     with pytest.raises(CompressorError, match=r"does not measure 'mcas' \(did you mean 'macs'"):
-        sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2", metrics=("mcas",))
+        tiny_sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2", metrics=("mcas",))
 
 
 def test_every_value_that_the_recipe_does_not_take_is_told_with_the_option_that_asks_for_it(tmp_path: Path) -> None:
     pruning = "channel-importance-pruning"
     with pytest.raises(RecipeError) as told:
-        sweep(tmp_path, f"{pruning}.pruning_ratio=0.1,1.5,2.5", f"{pruning}.round_to=2,0")
+        tiny_sweep(tmp_path, f"{pruning}.pruning_ratio=0.1,1.5,2.5", f"{pruning}.round_to=2,0")
     assert [problem.file for problem in told.value.problems] == [
         f"--vary {pruning}.pruning_ratio=1.5",
         f"--vary {pruning}.pruning_ratio=2.5",
@@ -104,7 +85,7 @@ def test_every_value_that_the_recipe_does_not_take_is_told_with_the_option_that_
 
 
 def test_a_trials_folder_follows_from_its_values(tmp_path: Path) -> None:
-    made = sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2")
+    made = tiny_sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2")
     one, other = (made.folder({"channel-importance-pruning.pruning_ratio": value}) for value in (0.1, 0.2))
     assert one != other
     assert one.name.startswith("pruning_ratio=0.1-")
@@ -112,7 +93,7 @@ def test_a_trials_folder_follows_from_its_values(tmp_path: Path) -> None:
 
 
 def test_of_one_objective_a_trial_that_is_worse_than_most_ends_early(tmp_path: Path) -> None:
-    made = sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2")
+    made = tiny_sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2")
     study = optuna.create_study(direction="minimize", pruner=optuna.pruners.MedianPruner(n_startup_trials=2))
 
     def heard(value: float) -> None:
@@ -127,79 +108,13 @@ def test_of_one_objective_a_trial_that_is_worse_than_most_ends_early(tmp_path: P
         heard(9.0)
 
 
-def tried(made: Sweep, study: optuna.Study) -> list[tuple[str, float]]:
-    path = made.varied[0].path
-    return [(trial.state.name, float(trial.params[path])) for trial in study.trials if trial.params]
-
-
-def killed_after(made: Sweep, finished: int) -> optuna.Study:
-    """Return the study of a sweep that was killed in the trial after so many."""
-    study = open_study(made)
-    take_up(made, study)
-    for number in range(finished + 1):
-        trial = study.ask()
-        value = made.varied[0].suggested(trial)
-        if number < finished:
-            study.tell(trial, float(value))
-    return study
-
-
-@pytest.mark.parametrize("finished", [0, 1, 2])
-@pytest.mark.parametrize("interrupted", [False, True])
-def test_wherever_a_sweep_is_stopped_every_value_is_tried_once(
-    finished: int, interrupted: bool, tmp_path: Path
-) -> None:
-    made = sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2,0.3", file="study.db")
-    study = killed_after(made, finished)
-    if interrupted:
-        # As Ctrl-C leaves it, where a kill leaves it running.
-        study.tell(finished, state=optuna.trial.TrialState.FAIL)
-    study = open_study(made)
-    assert take_up(made, study) == 1
-    assert left_to_do(made, study) == 3 - finished
-    for _ in range(3 - finished):
-        trial = study.ask()
-        study.tell(trial, float(made.varied[0].suggested(trial)))
-    complete = [value for state, value in tried(made, study) if state == "COMPLETE"]
-    assert sorted(complete) == [0.1, 0.2, 0.3]
-    assert left_to_do(made, study) == 0
-    assert take_up(made, open_study(made)) == 0
-
-
-def test_more_trials_that_cover_all_values_try_those_that_are_left(tmp_path: Path) -> None:
-    few = sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2,0.3,0.4", file="study.db")
-    killed_after(few, 2)
-    more = replace(few, trials=4)
-    study = open_study(more)
-    take_up(more, study)
-    for _ in range(left_to_do(more, study)):
-        trial = study.ask()
-        study.tell(trial, float(more.varied[0].suggested(trial)))
-    complete = {value for state, value in tried(more, study) if state == "COMPLETE"}
-    assert complete == {0.1, 0.2, 0.3, 0.4}
-
-
-def test_what_failed_is_tried_again_the_next_time_only(tmp_path: Path) -> None:
-    made = sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2,0.3", file="study.db")
-    study = open_study(made)
-    take_up(made, study)
-    for _ in range(3):
-        trial = study.ask()
-        made.varied[0].suggested(trial)
-        trial.set_user_attr("reason", "no space left")
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    assert left_to_do(made, study) == 0
-    assert take_up(made, open_study(made)) == 3
-    assert left_to_do(made, study) == 3
-
-
 def test_shares_of_the_trials() -> None:
     assert list(quotas(5, 3)) == [(0, 2), (1, 2), (2, 1)]
     assert list(quotas(1, 4)) == [(0, 1)]
 
 
 def test_another_teacher_in_the_same_place_is_another_sweep(tmp_path: Path) -> None:
-    made = sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2")
+    made = tiny_sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2")
     values = {"channel-importance-pruning.pruning_ratio": 0.1}
     before = made.identity, made.folder(values)
     content = (tmp_path / "tiny.onnx").read_bytes()

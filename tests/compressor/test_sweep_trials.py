@@ -1,0 +1,144 @@
+"""Whatever happens to a sweep, and however many draw at once, values are tried once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from compressor.sweep.definition import Sweep
+from compressor.sweep.results import results_of
+from compressor.sweep.study import open_study, work
+from compressor.sweep.trials import drop_where_another_has_its_values, left_to_do, offer_untried, take_up
+from tests.compressor.tiny_sweep import tiny_sweep
+
+RATIO = "channel-importance-pruning.pruning_ratio"
+
+
+def tried(made: Sweep, study: optuna.Study) -> list[tuple[str, float]]:
+    path = made.varied[0].path
+    return [(trial.state.name, float(trial.params[path])) for trial in study.trials if trial.params]
+
+
+def killed_after(made: Sweep, finished: int, drawn: bool = True) -> optuna.Study:
+    """Return the study of a sweep that was killed in the trial after so many, whose values were drawn or not yet."""
+    study = open_study(made)
+    take_up(made, study)
+    for number in range(finished + 1):
+        trial = study.ask()
+        if number < finished or drawn:
+            value = made.varied[0].suggested(trial)
+        if number < finished:
+            study.tell(trial, float(value))
+    return study
+
+
+@pytest.mark.parametrize("finished", [0, 1, 2])
+@pytest.mark.parametrize("how", ["killed before it has its values", "killed", "interrupted"])
+def test_wherever_a_sweep_is_stopped_every_value_is_tried_once(finished: int, how: str, tmp_path: Path) -> None:
+    made = tiny_sweep(tmp_path, f"{RATIO}=0.1,0.2,0.3", file="study.db")
+    study = killed_after(made, finished, drawn=how != "killed before it has its values")
+    if how == "interrupted":
+        # As Ctrl-C leaves it, where a kill leaves it running.
+        study.tell(finished, state=optuna.trial.TrialState.FAIL)
+    study = open_study(made)
+    assert take_up(made, study) == 1
+    assert left_to_do(made, study) == 3 - finished
+    for _ in range(3 - finished):
+        trial = study.ask()
+        study.tell(trial, float(made.varied[0].suggested(trial)))
+    complete = [value for state, value in tried(made, study) if state == "COMPLETE"]
+    assert sorted(complete) == [0.1, 0.2, 0.3]
+    assert left_to_do(made, study) == 0
+    assert take_up(made, open_study(made)) == 0
+
+
+def test_more_trials_that_cover_all_values_try_those_that_are_left(tmp_path: Path) -> None:
+    few = tiny_sweep(tmp_path, f"{RATIO}=0.1,0.2,0.3,0.4", file="study.db")
+    killed_after(few, 2)
+    more = replace(few, trials=4)
+    study = open_study(more)
+    take_up(more, study)
+    for _ in range(left_to_do(more, study)):
+        trial = study.ask()
+        study.tell(trial, float(more.varied[0].suggested(trial)))
+    complete = {value for state, value in tried(more, study) if state == "COMPLETE"}
+    assert complete == {0.1, 0.2, 0.3, 0.4}
+
+
+def drawing(study: optuna.Study, value: str) -> None:
+    """Make every draw of a study this one."""
+
+    class Always(optuna.samplers.RandomSampler):
+        def sample_independent(self, *_: object) -> str:
+            return value
+
+    study.sampler = Always()
+
+
+def test_values_that_another_trial_has_are_not_tried_again(tmp_path: Path) -> None:
+    made = tiny_sweep(tmp_path, f"{RATIO}=0.1,0.2,0.3,0.4", file="study.db")
+    one, other = open_study(made, 0), open_study(made, 1)
+    drawing(one, "0.2")
+    drawing(other, "0.2")
+    first, second = one.ask(), other.ask()
+    assert [made.varied[0].suggested(trial) for trial in (first, second)] == [0.2, 0.2]
+    # Whoever looks first sees the other; whoever looks then does not see what was given up.
+    assert drop_where_another_has_its_values(first)
+    assert not drop_where_another_has_its_values(second)
+    one.tell(first, state=optuna.trial.TrialState.FAIL)
+    assert left_to_do(made, one) == 2
+    offer_untried(made, one)
+    third = one.ask()
+    assert made.varied[0].suggested(third) != 0.2
+    assert not drop_where_another_has_its_values(third)
+
+
+def test_of_values_that_were_asked_for_twice_the_first_are_tried(tmp_path: Path) -> None:
+    made = tiny_sweep(tmp_path, f"{RATIO}=0.1,0.2,0.3,0.4", file="study.db")
+    study = open_study(made)
+    drawing(study, "0.2")
+    for _ in range(2):
+        study.enqueue_trial({RATIO: "0.2"})
+    given_up = []
+    for _ in range(3):
+        trial = study.ask()
+        made.varied[0].suggested(trial)
+        given_up.append(drop_where_another_has_its_values(trial))
+    assert given_up == [False, True, True]
+    assert left_to_do(made, study) == 2
+
+
+def test_a_sampler_that_knows_but_one_choice_still_tries_different_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny_sweep(tmp_path, f"{RATIO}=0.1,0.2,0.3,0.4", file="study.db")
+
+    def opened(*_: object) -> optuna.Study:
+        study = open_study(made)
+        drawing(study, "0.3")
+        return study
+
+    monkeypatch.setattr("compressor.sweep.study.open_study", opened)
+    work(made, 3)
+    trials = results_of(made, open_study(made)).trials
+    assert [trial.state for trial in trials] == ["finished"] * 3
+    assert trials[0].values == {RATIO: 0.3}
+    assert len({trial.values[RATIO] for trial in trials}) == 3
+    assert left_to_do(made, open_study(made)) == 0
+
+
+def test_what_failed_is_tried_again_the_next_time_only(tmp_path: Path) -> None:
+    made = tiny_sweep(tmp_path, f"{RATIO}=0.1,0.2,0.3", file="study.db")
+    study = open_study(made)
+    take_up(made, study)
+    for _ in range(3):
+        trial = study.ask()
+        made.varied[0].suggested(trial)
+        trial.set_user_attr("reason", "no space left")
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    assert left_to_do(made, study) == 0
+    assert take_up(made, open_study(made)) == 3
+    assert left_to_do(made, study) == 3
