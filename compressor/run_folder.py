@@ -68,8 +68,9 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file; expected a folder for the run. Choose another with --out.")
         state = self._state()
-        files = [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
-        if state is None and set(files) - {LOCK}:
+        # Names with a dot in front: what file managers leave, and a first file that a kill left half written.
+        files = [file for file in self.path.iterdir() if file.name[0] != "."] if self.path.is_dir() else []
+        if state is None and {file.name for file in files} - {LOCK}:
             raise RunFolderError(
                 f"{self.path} holds files that are no run of this tool. Choose an empty folder with --out."
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,8 +54,17 @@ class Asked:
         Raises:
             CompressorError: it cannot be.
         """
-        if self.address is not None and self.storage is None:
-            raise CompressorError("--address: the machines of a cluster need a --storage that all of them reach")
+        if self.address is not None:
+            if self.executor != "ray":
+                raise CompressorError("--address is a Ray cluster's; it needs --executor ray")
+            if self.storage is None or self.storage.startswith("sqlite"):
+                raise CompressorError(
+                    "--address: the machines of a cluster need a --storage on a server they all reach"
+                )
+        if self.storage is not None and re.fullmatch(r"sqlite[^:]*://(/:memory:)?", self.storage):
+            raise CompressorError(
+                "--storage: what is kept in memory no other process reaches; leave it out, or name a file"
+            )
         folder = self.folder.absolute()
         return Sweep(
             recipe=self.recipe.absolute(),
@@ -68,6 +78,7 @@ class Asked:
             changes=self.overrides,
             device=self.device,
             workers=self.workers,
+            shared=self.storage is not None,
         )
 
 
@@ -82,16 +93,17 @@ def run_sweep(asked: Asked) -> None:
     with claimed(sweep.out, shared=sweep.shared):
         study = open_study(sweep)
         if left := take_up(sweep, study):
-            reporter.say(f"trials of an earlier start that were interrupted or failed are taken up again: {left}")
+            reporter.say(f"trials that were interrupted, failed or have lost their files are taken up again: {left}")
         to_do = left_to_do(sweep, study)
         reporter.say(f"trials to run: {to_do}; results: {folder / 'sweep.html'}")
         try:
+            workers = max(1, min(asked.workers, to_do))
             if asked.executor == "ray":
-                on_ray(sweep, to_do, asked.address, lambda: _write(sweep, study))
-            elif asked.workers > 1:
-                in_processes(sweep, to_do, lambda: _write(sweep, study))
+                on_ray(sweep, workers, asked.address, lambda: _write(sweep, study))
+            elif workers > 1:
+                in_processes(sweep, workers, lambda: _write(sweep, study))
             else:
-                work(sweep, to_do, 0, reporter, lambda found: _write(sweep, found))
+                work(sweep, 0, reporter, lambda found: _write(sweep, found))
         finally:
             results = _write(sweep, study)
     _print(results)

@@ -48,6 +48,8 @@ class Sweep:
     changes: tuple[str, ...] = ()
     device: str = "cpu"
     workers: int = 1
+    shared: bool = False
+    """Others may be at work on the same storage: trials under way are then not taken for interrupted."""
     objectives: tuple[Objective, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,11 +63,6 @@ class Sweep:
         """
         changes = (*self.changes, *overrides(values))
         return load_plan(self.recipe, teacher=self.teacher, data=self.data, overrides=changes)
-
-    @property
-    def shared(self) -> bool:
-        """Say whether other machines may be at work on the same storage."""
-        return not self.storage.startswith("sqlite")
 
     @cached_property
     def subject(self) -> str:

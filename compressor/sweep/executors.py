@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+import os
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import wait
 from typing import Any
 
 from compressor.errors import CompressorError
 from compressor.sweep.definition import Sweep
-from compressor.sweep.study import work
-
-LOOK_SECONDS = 5.0
-"""How often results are looked at while others work."""
+from compressor.sweep.study import LOOK_SECONDS, work
 
 
-def quotas(trials: int, workers: int) -> Iterator[tuple[int, int]]:
-    """Yield each worker with how many of the trials are its own; those without any are left out."""
-    for worker in range(workers):
-        if own := trials // workers + (worker < trials % workers):
-            yield worker, own
-
-
-def in_processes(sweep: Sweep, trials: int, look: Callable[[], object]) -> None:
-    """Run trials in several processes of this machine; `look` is called now and then meanwhile.
+def in_processes(sweep: Sweep, workers: int, look: Callable[[], object]) -> None:
+    """Run trials in so many processes of this machine; `look` is called now and then meanwhile.
 
     Raises:
         CompressorError: a process died.
     """
     context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=work, args=(sweep, quota, worker)) for worker, quota in quotas(trials, sweep.workers)
-    ]
-    for process in processes:
-        process.start()
+    processes = [context.Process(target=_worker, args=(sweep, worker)) for worker in range(workers)]
     try:
-        while any(process.is_alive() for process in processes):
-            next(process for process in processes if process.is_alive()).join(LOOK_SECONDS)
-            look()
-    except KeyboardInterrupt:
         for process in processes:
-            process.terminate()
-            process.join()
+            process.start()
+        for process in processes:
+            while process.is_alive():
+                process.join(LOOK_SECONDS)
+                look()
+    except BaseException:
+        for process in processes:
+            if process.pid is not None:
+                process.terminate()
+                process.join()
         raise
     if any(process.exitcode for process in processes):
         raise CompressorError(
@@ -48,28 +42,54 @@ def in_processes(sweep: Sweep, trials: int, look: Callable[[], object]) -> None:
         )
 
 
-def on_ray(sweep: Sweep, trials: int, address: str | None, look: Callable[[], object]) -> None:
+def _worker(sweep: Sweep, worker: int) -> None:
+    """Work until nothing is left, or the process that started this one is no more, however it ended."""
+    # Ctrl-C reaches all processes of a terminal; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    work(sweep, worker)
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
+
+
+def on_ray(sweep: Sweep, workers: int, address: str | None, look: Callable[[], object]) -> None:
     """Run trials on a Ray cluster: the one at `address`, else one started here; `look` is called now and then.
 
     Raises:
-        CompressorError: Ray is not installed, or a worker failed.
+        CompressorError: Ray is not installed, there is no cluster, or a worker failed; the others run to their end.
     """
     ray = _ray()
-    cpus = None if address else sweep.workers
-    ray.init(address=address, num_cpus=cpus, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+    problems = []
     try:
+        # Without an address it would look for a cluster that runs already.
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else workers,
+            include_dashboard=False,
+            log_to_driver=False,
+        )
         remote = ray.remote(num_cpus=1, max_retries=0)(work)
-        left = [remote.remote(sweep, quota, worker) for worker, quota in quotas(trials, sweep.workers)]
+        left = [remote.remote(sweep, worker) for worker in range(workers)]
         while left:
             done, left = ray.wait(left, timeout=LOOK_SECONDS)
-            ray.get(done)
+            for each in done:
+                try:
+                    ray.get(each)
+                except ray.exceptions.RayError as error:
+                    problems.append(str(error).strip().splitlines()[-1])
             look()
-    except ray.exceptions.RayError as error:
-        raise CompressorError(
-            f"a worker of the sweep failed; finished trials are kept: {str(error).strip().splitlines()[-1]}"
-        ) from error
+    except (ConnectionError, ValueError) as error:
+        raise CompressorError(f"there is no Ray cluster at {address}: {error}") from error
     finally:
         ray.shutdown()
+    if problems:
+        told = "; ".join(problems)
+        raise CompressorError(f"{len(problems)} of {workers} workers failed; finished trials are kept: {told}")
 
 
 def _ray() -> Any:

@@ -10,8 +10,9 @@ from compressor.errors import RunFolderError
 from compressor.run_folder import try_lock
 from compressor.sweep.results import RESULTS
 
-LOCK = "sweep.lock"
-OWN = {LOCK, RESULTS, "study.db", "study.db-journal", "trials", "front", "best.yaml", "sweep.html"}
+LOCK = ".sweep.lock"
+"""Stays: who removes it after use may remove it from under another's hands."""
+OWN = {RESULTS, "study.db", "study.db-journal", "trials", "front", "best.yaml", "sweep.html"}
 
 
 @contextmanager
@@ -41,4 +42,3 @@ def claimed(out: Path, *, shared: bool) -> Iterator[None]:
         if not try_lock(lock.fileno()):
             raise RunFolderError(f"{out} is being written by another sweep. Wait for it, or use --out.")
         yield
-    (out / LOCK).unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from compressor.report import Measurement, Record
 from compressor.run_folder import write_atomically
 from compressor.run_reading import read_run
 from compressor.sweep.definition import Objective, Sweep
-from compressor.sweep.study import FOLDER, REASON
+from compressor.sweep.trials import FOLDER, REASON, latest
 
 if TYPE_CHECKING:
     import optuna
@@ -64,7 +64,7 @@ def results_of(sweep: Sweep, study: optuna.Study) -> Results:
     """Gather what there is; trials that are under way come without figures."""
     trials = tuple(
         _tried(sweep, trial)
-        for trial in study.get_trials(deepcopy=False)
+        for trial in latest(sweep, study)
         # One that was interrupted is asked for again.
         if trial.state.name != "WAITING" and (trial.state.name != "FAIL" or REASON in trial.user_attrs)
     )
@@ -143,6 +143,7 @@ def write_results(out: Path, results: Results) -> None:
         kept.add(path)
     for path in (out / "front").glob("trial_*.yaml"):
         if path not in kept:
-            path.unlink()
+            # Another machine may have done so.
+            path.unlink(missing_ok=True)
     if results.best is not None:
-        write_atomically(out / BEST, (out / "front" / f"trial_{results.best}.yaml").read_bytes())
+        write_atomically(out / BEST, (out / results.trial(results.best).folder / "recipe.yaml").read_bytes())

@@ -73,9 +73,9 @@ class Ranged:
         return self.low, self.high
 
     @property
-    def grid(self) -> list[Any]:
+    def grid(self) -> Sequence[Any]:
         """Every value; only of whole numbers are there so few."""
-        return list(range(int(self.low), int(self.high) + 1))
+        return range(int(self.low), int(self.high) + 1)
 
     def suggested(self, trial: optuna.Trial) -> float:
         """Return a trial's value."""
@@ -119,9 +119,20 @@ def _parsed(text: str) -> Varied:
         listed = yaml.safe_load(f"[{values}]")
     except yaml.YAMLError as error:
         raise ValueError(f"'{values}' is no list of values; expected {FORMS}") from error
+    for value in listed:
+        if not _is_plain(value):
+            raise ValueError(f"'{value}' is a {type(value).__name__}; expected numbers, texts, true, false or null")
     if len(set(map(written, listed))) != len(listed):
         raise ValueError("a value is listed twice")
     return Listed(path, tuple(listed))
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        written(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _path(path: str) -> str:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import re
+import socket
+import time
+import traceback
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +22,16 @@ from compressor.progress import Reporter, SilentReporter
 from compressor.report import Report, StageRecord
 from compressor.run_reading import read_run
 from compressor.sweep.definition import Sweep
-from compressor.sweep.trials import drop_where_another_has_its_values, dropped, left_to_do, offer_untried
+from compressor.sweep.life import Lives, signs_of_life
+from compressor.sweep.trials import FOLDER, REASON, next_trial
 
 if TYPE_CHECKING:
     import optuna
 
-REASON, FOLDER = "reason", "folder"
-"""Attributes of a trial: why it has no figures, and where its run is."""
 REMEMBERED = 32
 """Results that trials of one process share: teacher, data, stages that begin alike."""
-HEARTBEAT, GRACE = 30, 120
-"""Seconds between two signs of life of a trial, and after which a silent one counts as dead, in shared storages."""
+LOOK_SECONDS = 5.0
+"""How often one who has nothing left to begin looks whether others' trials have come to an end."""
 
 
 def optuna_library() -> Any:
@@ -47,79 +53,107 @@ def open_study(sweep: Sweep, worker: int = 0) -> optuna.Study:
     """Return the sweep's study, with the trials that there are; each worker draws values of its own.
 
     Raises:
-        CompressorError: the storage cannot be reached, or holds a sweep of something else under this name.
+        CompressorError: the storage cannot be reached, or holds a study of something else under this name.
     """
-    library = optuna_library()
-    alive: dict[str, Any] = {}
-    if sweep.shared:
-        again = library.storages.RetryFailedTrialCallback(max_retry=2)
-        alive = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE, "failed_trial_callback": again}
+    library, shown = optuna_library(), _without_password(sweep.storage)
+    # A file is locked for as long as another process writes; a server may have closed a connection meanwhile.
+    engine = {"connect_args": {"timeout": 60}} if sweep.storage.startswith("sqlite") else {"pool_pre_ping": True}
     try:
         study: optuna.Study = library.create_study(
             study_name=sweep.recipe.stem,
-            storage=library.storages.RDBStorage(sweep.storage, **alive),
+            storage=library.storages.RDBStorage(sweep.storage, engine_kwargs=engine),
             load_if_exists=True,
             directions=["maximize" if each.higher else "minimize" for each in sweep.objectives],
             pruner=library.pruners.MedianPruner(n_startup_trials=4),
         )
     except Exception as error:
-        raise CompressorError(f"the storage {sweep.storage} cannot be used: {error}") from error
-    known = study.user_attrs.get("identity", sweep.identity)
+        raise CompressorError(f"the storage {shown} cannot be used: {error}") from error
+    known = study.user_attrs.get("identity", None if study.trials else sweep.identity)
     if known != sweep.identity:
         raise CompressorError(
-            f"{sweep.storage} holds a sweep '{sweep.recipe.stem}' of another recipe or teacher, other values or other "
+            f"{shown} holds a sweep '{sweep.recipe.stem}' of another recipe or teacher, other values or other "
             "metrics; give another --out, and another --storage where you gave one"
         )
     study.set_user_attr("identity", sweep.identity)
-    # A resumed sweep goes on with other draws, rather than with the first ones again.
+    # A resumed sweep goes on with other draws, rather than with the first ones again; so does each machine.
     seed = sweep.seed + len(study.trials) + 10_007 * worker
+    if sweep.shared:
+        seed += zlib.crc32(f"{socket.gethostname()} {os.getpid()}".encode())
     study.sampler = library.samplers.TPESampler(seed=seed, n_startup_trials=max(4, sweep.trials // 4))
     return study
 
 
+def _without_password(storage: str) -> str:
+    return re.sub(r"(//[^:/@]+):[^@]*@", r"\1:***@", storage)
+
+
 def work(
     sweep: Sweep,
-    quota: int,
     worker: int = 0,
     reporter: Reporter | None = None,
     after: Callable[[optuna.Study], object] | None = None,
 ) -> None:
-    """Run so many trials one after the other, or fewer where others have run them; several processes may do so.
+    """Run trials one after the other until none is left to begin; several processes may do so.
 
-    A draw of values that another trial has is dropped, and drawn again. `after` is called after each trial.
+    On a storage that others share it stays until theirs have come to an end as well, and takes up those that show no
+    sign of life any more. `after` is called after each trial.
     """
     import torch
 
     if sweep.workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // sweep.workers))
     study, memory, telling = open_study(sweep, worker), Memory(REMEMBERED), reporter or SilentReporter()
-    own = 0
+    lives, waiting = Lives(), False
+    while True:
+        others = lives.left(study) if sweep.shared else 0
+        if (trial := next_trial(sweep, study)) is not None:
+            waiting = False
+            with signs_of_life(trial, shown=sweep.shared):
+                _run_and_tell(sweep, trial, memory, telling)
+            if after is not None:
+                after(study)
+        elif others:
+            if not waiting:
+                telling.say(f"nothing is left to begin; waiting for trials that others run: {others}")
+            waiting = True
+            time.sleep(LOOK_SECONDS)
+        else:
+            return
 
-    def count(_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        nonlocal own
-        own += not dropped(trial)
 
-    while own < quota and left_to_do(sweep, study) > 0:
-        study.optimize(
-            lambda trial: _figures(sweep, trial, memory, telling),
-            n_trials=1,
-            catch=(CompressorError, _DrawnTwiceError),
-            callbacks=[count],
-        )
-        if after is not None:
-            after(study)
+def _run_and_tell(sweep: Sweep, trial: optuna.Trial, memory: Memory, reporter: Reporter) -> None:
+    """Run one trial, and tell the study how it ended.
+
+    A trial that another machine has taken for dead meanwhile is that machine's.
+    """
+    library = optuna_library()
+    states, study = library.trial.TrialState, trial.study
+    told: dict[str, Any] = {"state": states.FAIL}
+    try:
+        told = {"values": _figures(sweep, trial, memory, reporter), "state": states.COMPLETE}
+    except library.TrialPruned:
+        told = {"state": states.PRUNED}
+    except library.exceptions.UpdateFinishedTrialError:
+        reporter.say(f"trial {trial.number + 1} was taken for dead by another machine, and is left to it")
+    except Exception as error:
+        reason = str(error) if isinstance(error, CompressorError) else _unforeseen(error)
+        reporter.say(f"trial {trial.number + 1} failed: {reason}")
+        with contextlib.suppress(library.exceptions.UpdateFinishedTrialError):
+            trial.set_user_attr(REASON, reason)
+    finally:
+        # Interrupted, it ends without a reason, and is asked for again.
+        study.tell(trial, **told, skip_if_finished=True)
 
 
-class _DrawnTwiceError(Exception):
-    """Another trial has these values."""
+def _unforeseen(error: Exception) -> str:
+    """Return an error that nobody foresaw in words: a plugin's or a library's, and where it was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
 
 
 def _figures(sweep: Sweep, trial: optuna.Trial, memory: Memory, reporter: Reporter) -> tuple[float, ...]:
     """Run one trial; returns what it is compared by."""
     values = {each.path: each.suggested(trial) for each in sweep.varied}
-    if drop_where_another_has_its_values(trial):
-        offer_untried(sweep, trial.study)
-        raise _DrawnTwiceError
     said = ", ".join(f"{path}={value}" for path, value in values.items())
     reporter.say(f"trial {trial.number + 1}: {said}")
     folder = sweep.folder(values)
@@ -129,17 +163,11 @@ def _figures(sweep: Sweep, trial: optuna.Trial, memory: Memory, reporter: Report
     except BudgetError as error:
         trial.set_user_attr(REASON, str(error))
         raise optuna_library().TrialPruned(str(error)) from error
-    except CompressorError as error:
-        trial.set_user_attr(REASON, str(error))
-        reporter.say(f"trial {trial.number + 1} failed: {error}")
-        raise
     measured = {entry.metric: entry.value for entry in report.student}
-    figures = [measured.get(each.name) for each in sweep.objectives]
-    if None in figures:
-        reason = f"no figure for {', '.join(each.name for each in sweep.objectives if measured.get(each.name) is None)}"
-        trial.set_user_attr(REASON, reason)
-        raise CompressorError(reason)
-    return tuple(float(figure) for figure in figures if figure is not None)
+    figures = {each.name: measured.get(each.name) for each in sweep.objectives}
+    if missing := [name for name, value in figures.items() if value is None or math.isnan(value)]:
+        raise CompressorError(f"no figure for {', '.join(missing)}")
+    return tuple(float(value) for value in figures.values() if value is not None)
 
 
 def _run(

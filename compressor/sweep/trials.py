@@ -1,46 +1,46 @@
-"""Which trials of a sweep there are, which are left, and which values are still to be tried.
+"""Which trials of a sweep there are, which are left, and which values are tried next.
 
-Values belong to one trial: a draw of what another trial has is dropped. Several processes, and on a shared storage
-several machines, may draw at the same moment; whoever draws writes its values down before it looks at the others', so
-that of two with the same values at least one sees the other. What was asked for (`Study.enqueue_trial`) keeps its
-values against draws.
+Values belong to one trial. What is to be tried for certain (a whole grid, or what was interrupted or failed) is asked
+for with Optuna's queue; other trials draw their values, and a draw of what another trial has is dropped. Processes of
+one machine take turns (`alone`): SQLite lets two have the same queued trial. On a database server several machines may
+ask at the same moment; whoever draws writes its values down before it looks at the others', so that of two with the
+same values at least one sees the other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressor.errors import RunFolderError
+from compressor.run_folder import try_lock
+from compressor.run_reading import read_run
 from compressor.sweep.definition import Sweep
 
 if TYPE_CHECKING:
     import optuna
 
-DROPPED = "dropped"
-"""Attribute of a trial that was given up before it began, because another has its values."""
-ASKED_FOR = {"fixed_params", "failed_trial"}
-"""Attributes that Optuna gives to trials whose values are not drawn: enqueued, or again after a machine's death."""
+REASON, FOLDER, DROPPED = "reason", "folder", "dropped"
+"""Attributes of a trial: why it has no figures; where its run is; that it was given up before it began, because another
+has its values."""
 
 
 def take_up(sweep: Sweep, study: optuna.Study) -> int:
-    """Ask for what is left: trials that were interrupted or failed, and where all values can be tried, all of them.
+    """Ask for trials that were interrupted, failed or lost their run, and where all values can be tried, for all.
 
-    Returns how many were interrupted or failed. In a storage of this machine nobody else may be at work; in a shared
-    one what shows no sign of life is taken for dead.
+    Returns how many of an earlier start there are. Where nobody else may be at work, what is under way was interrupted.
     """
-    import optuna
-
-    state = optuna.trial.TrialState
-    if sweep.shared:
-        optuna.storages.fail_stale_trials(study)
-    else:
-        for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
-            study.tell(trial.number, state=state.FAIL)
-    left = [values for trial in latest(sweep, study) if trial.state == state.FAIL and (values := values_of(trial))]
-    for values in left:
-        study.enqueue_trial(dict(values))
+    if not sweep.shared:
+        end(study, [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "RUNNING"])
+    left = [trial for trial in latest(sweep, study) if trial.state.name == "FAIL" or _without_its_run(sweep, trial)]
+    for trial in left:
+        study.enqueue_trial(dict(values_of(trial)))
     if sweep.size <= sweep.trials:
         known = [values_of(trial) for trial in latest(sweep, study)]
         for values in _grid(sweep):
@@ -49,11 +49,41 @@ def take_up(sweep: Sweep, study: optuna.Study) -> int:
     return len(left)
 
 
+def end(study: optuna.Study, trials: list[optuna.trial.FrozenTrial]) -> None:
+    """Put down trials as interrupted, whose process is no more."""
+    import optuna
+
+    for trial in trials:
+        # Another machine may do so at the same moment.
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
+
+
+def next_trial(sweep: Sweep, study: optuna.Study) -> optuna.Trial | None:
+    """Return a trial with values that no other has; None where nothing is left to begin."""
+    import optuna
+
+    with alone(sweep):
+        for interrupted in filter(_is_interrupted, latest(sweep, study)):
+            study.enqueue_trial(dict(values_of(interrupted)))
+        while left_to_do(sweep, study) > 0:
+            trial = study.ask()
+            for each in sweep.varied:
+                each.suggested(trial)
+            own = study.get_trials(deepcopy=False)[trial.number]
+            if not has_values_of_another(study, own):
+                return trial
+            trial.set_user_attr(DROPPED, True)
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            if not _asked_for(own):
+                offer_untried(sweep, study)
+    return None
+
+
 def left_to_do(sweep: Sweep, study: optuna.Study) -> int:
-    """Return how many trials are still to be run."""
-    states = [trial.state.name for trial in latest(sweep, study)]
-    waiting = states.count("WAITING")
-    return int(max(waiting, min(sweep.trials, sweep.size) - (len(states) - waiting)))
+    """Return how many trials are still to be begun."""
+    begun = [trial for trial in latest(sweep, study) if trial.state.name != "WAITING" and not _is_interrupted(trial)]
+    return int(max(0, min(sweep.trials, sweep.size) - len(begun)))
 
 
 def latest(sweep: Sweep, study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -61,12 +91,11 @@ def latest(sweep: Sweep, study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
     Left out: those that were dropped, and those that ended before they had all of their values.
     """
-    paths = {each.path for each in sweep.varied}
     found: dict[str, optuna.trial.FrozenTrial] = {}
     for trial in study.get_trials(deepcopy=False):
         values = values_of(trial)
-        if values.keys() == paths:
-            if not dropped(trial):
+        if len(values) == len(sweep.varied):
+            if DROPPED not in trial.user_attrs:
                 found[_key(values)] = trial
         elif not trial.state.is_finished():
             found[f"trial {trial.number}"] = trial
@@ -79,31 +108,18 @@ def values_of(trial: optuna.trial.FrozenTrial) -> Mapping[str, Any]:
     return values
 
 
-def _key(values: Mapping[str, Any]) -> str:
-    return repr(sorted(values.items()))
-
-
-def dropped(trial: optuna.trial.FrozenTrial) -> bool:
-    """Say whether a trial was given up because another has its values."""
-    return DROPPED in trial.user_attrs
-
-
-def drop_where_another_has_its_values(trial: optuna.Trial) -> bool:
-    """Mark a trial, all of whose values are drawn, as dropped where another has the same; returns whether it is."""
-    trials = trial.study.get_trials(deepcopy=False)
-    asked_for = not ASKED_FOR.isdisjoint(trials[trial.number].system_attrs)
-    others = [
-        each
-        for each in trials
-        if each.number != trial.number
-        and values_of(each) == trial.params
-        and not dropped(each)
-        # The first of those that were asked for twice is the one to be run; failed ones were asked for again.
-        and not (asked_for and (each.number > trial.number or each.state.name == "FAIL"))
-    ]
-    if others:
-        trial.set_user_attr(DROPPED, others[0].number)
-    return bool(others)
+def has_values_of_another(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+    """Say whether a trial, all of whose values are known, is to be dropped because another has the same."""
+    # Of those that were asked for twice the first is run. One that failed was asked for again; one that finished is not
+    # run again, but read.
+    in_its_way = {"WAITING", "RUNNING", "PRUNED"} if _asked_for(trial) else None
+    return any(
+        other.number != trial.number
+        and values_of(other) == values_of(trial)
+        and DROPPED not in other.user_attrs
+        and (in_its_way is None or (other.number < trial.number and other.state.name in in_its_way))
+        for other in study.get_trials(deepcopy=False)
+    )
 
 
 def offer_untried(sweep: Sweep, study: optuna.Study) -> None:
@@ -120,6 +136,44 @@ def offer_untried(sweep: Sweep, study: optuna.Study) -> None:
         if _key(values) not in known:
             study.enqueue_trial(values)
             return
+
+
+@contextmanager
+def alone(sweep: Sweep) -> Iterator[None]:
+    """Hold what other processes of this machine wait for before they ask for a trial."""
+    kind, _, database = sweep.storage.partition(":///")
+    if not kind.startswith("sqlite") or not database:
+        yield
+        return
+    path = Path(database)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        while not try_lock(lock.fileno()):
+            time.sleep(0.02)
+        yield
+
+
+def _asked_for(trial: optuna.trial.FrozenTrial) -> bool:
+    return "fixed_params" in trial.system_attrs
+
+
+def _is_interrupted(trial: optuna.trial.FrozenTrial) -> bool:
+    """Say whether a trial ended without a word; one that failed says why."""
+    return trial.state.name == "FAIL" and REASON not in trial.user_attrs
+
+
+def _without_its_run(sweep: Sweep, trial: optuna.trial.FrozenTrial) -> bool:
+    """Say whether a finished trial's run cannot be read any more: deleted, or of another version."""
+    if trial.state.name != "COMPLETE":
+        return False
+    try:
+        read_run(sweep.out / trial.user_attrs[FOLDER])
+    except RunFolderError:
+        return True
+    return False
+
+
+def _key(values: Mapping[str, Any]) -> str:
+    return repr(sorted(values.items()))
 
 
 def _grid(sweep: Sweep) -> list[dict[str, Any]]:

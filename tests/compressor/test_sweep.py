@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from compressor.errors import CompressorError, RecipeError
 from compressor.memory import Memory
 from compressor.report import Measurement, StageRecord
-from compressor.sweep.executors import quotas
 from compressor.sweep.page import render_sweep
 from compressor.sweep.results import Results, Tried, nearest_to_ideal, pareto_front
 from compressor.sweep.space import Listed, Ranged, overrides, parse_varied
@@ -38,9 +37,10 @@ def test_values_and_ranges_are_read() -> None:
 def test_every_mistake_is_told_at_once() -> None:
     assert parse_varied(["teacher=../a.onnx,../b.onnx"])[0].ends == ("../a.onnx", "../b.onnx")
     with pytest.raises(CompressorError) as caught:
-        parse_varied(["rank", "rank=8..1", "rate=log:0..1", "rank=log:a..b", "x=1,1", "y=1", "y=2"])
+        parse_varied(["rank", "rank=8..1", "rate=log:0..1", "rank=log:a..b", "x=1,1", "y=1", "y=2", "z=2024-01-05"])
     told = str(caught.value)
-    for hint in ("expected PATH", "not above", "begins above 0", "no range of numbers", "listed twice", "varied twice"):
+    hints = ["expected PATH", "not above", "begins above 0", "no range of numbers", "listed twice", "varied twice"]
+    for hint in [*hints, "is a date"]:
         assert hint in told
 
 
@@ -106,11 +106,6 @@ def test_of_one_objective_a_trial_that_is_worse_than_most_ends_early(tmp_path: P
         heard(value)
     with pytest.raises(optuna.TrialPruned, match="after prune parameters is 9"):
         heard(9.0)
-
-
-def test_shares_of_the_trials() -> None:
-    assert list(quotas(5, 3)) == [(0, 2), (1, 2), (2, 1)]
-    assert list(quotas(1, 4)) == [(0, 1)]
 
 
 def test_another_teacher_in_the_same_place_is_another_sweep(tmp_path: Path) -> None:

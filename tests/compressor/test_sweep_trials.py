@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from compressor.sweep.definition import Sweep
 from compressor.sweep.results import results_of
 from compressor.sweep.study import open_study, work
-from compressor.sweep.trials import drop_where_another_has_its_values, left_to_do, offer_untried, take_up
+from compressor.sweep.trials import DROPPED, has_values_of_another, latest, left_to_do, next_trial, take_up
 from tests.compressor.tiny_sweep import tiny_sweep
 
 RATIO = "channel-importance-pruning.pruning_ratio"
+RUNNING, FAIL = TrialState.RUNNING, TrialState.FAIL
 
 
 def tried(made: Sweep, study: optuna.Study) -> list[tuple[str, float]]:
@@ -42,7 +45,7 @@ def test_wherever_a_sweep_is_stopped_every_value_is_tried_once(finished: int, ho
     study = killed_after(made, finished, drawn=how != "killed before it has its values")
     if how == "interrupted":
         # As Ctrl-C leaves it, where a kill leaves it running.
-        study.tell(finished, state=optuna.trial.TrialState.FAIL)
+        study.tell(finished, state=FAIL)
     study = open_study(made)
     assert take_up(made, study) == 1
     assert left_to_do(made, study) == 3 - finished
@@ -83,32 +86,54 @@ def test_values_that_another_trial_has_are_not_tried_again(tmp_path: Path) -> No
     one, other = open_study(made, 0), open_study(made, 1)
     drawing(one, "0.2")
     drawing(other, "0.2")
+    # As on a database server, where two machines may ask at the same moment.
     first, second = one.ask(), other.ask()
     assert [made.varied[0].suggested(trial) for trial in (first, second)] == [0.2, 0.2]
-    # Whoever looks first sees the other; whoever looks then does not see what was given up.
-    assert drop_where_another_has_its_values(first)
-    assert not drop_where_another_has_its_values(second)
-    one.tell(first, state=optuna.trial.TrialState.FAIL)
+    assert has_values_of_another(one, one.trials[first.number])
+    assert has_values_of_another(other, other.trials[second.number])
+    # Who has given up is in nobody's way.
+    first.set_user_attr(DROPPED, True)
+    one.tell(first, state=FAIL)
+    assert not has_values_of_another(other, other.trials[second.number])
     assert left_to_do(made, one) == 2
-    offer_untried(made, one)
-    third = one.ask()
+    third = next_trial(made, one)
+    assert third is not None
     assert made.varied[0].suggested(third) != 0.2
-    assert not drop_where_another_has_its_values(third)
+    assert [trial.state.name for trial in latest(made, one)] == ["RUNNING", "RUNNING"]
 
 
 def test_of_values_that_were_asked_for_twice_the_first_are_tried(tmp_path: Path) -> None:
     made = tiny_sweep(tmp_path, f"{RATIO}=0.1,0.2,0.3,0.4", file="study.db")
     study = open_study(made)
-    drawing(study, "0.2")
+    drawing(study, "0.3")
     for _ in range(2):
         study.enqueue_trial({RATIO: "0.2"})
-    given_up = []
-    for _ in range(3):
-        trial = study.ask()
-        made.varied[0].suggested(trial)
-        given_up.append(drop_where_another_has_its_values(trial))
-    assert given_up == [False, True, True]
-    assert left_to_do(made, study) == 2
+    found = [next_trial(made, study) for _ in range(4)]
+    assert [made.varied[0].suggested(trial) for trial in found if trial is not None][:2] == [0.2, 0.3]
+    assert found[3] is None
+    assert len(study.get_trials(states=(RUNNING,))) == 3
+
+
+@pytest.mark.parametrize("values", ["0.1,0.2,0.3,0.4,0.5,0.6", "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8"])
+def test_workers_that_ask_all_at_once_have_no_values_twice(values: str, tmp_path: Path) -> None:
+    made = replace(tiny_sweep(tmp_path, f"{RATIO}={values}", file="study.db"), trials=6)
+    take_up(made, open_study(made))
+    found: list[float] = []
+    start = threading.Barrier(4)
+
+    def ask(worker: int) -> None:
+        study = open_study(made, worker)
+        drawing(study, "0.3")
+        start.wait(30)
+        while (trial := next_trial(made, study)) is not None:
+            found.append(float(made.varied[0].suggested(trial)))
+
+    threads = [threading.Thread(target=ask, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(found) == len(set(found)) == 6
 
 
 def test_a_sampler_that_knows_but_one_choice_still_tries_different_ones(
@@ -122,12 +147,22 @@ def test_a_sampler_that_knows_but_one_choice_still_tries_different_ones(
         return study
 
     monkeypatch.setattr("compressor.sweep.study.open_study", opened)
-    work(made, 3)
+    work(made)
     trials = results_of(made, open_study(made)).trials
     assert [trial.state for trial in trials] == ["finished"] * 3
     assert trials[0].values == {RATIO: 0.3}
     assert len({trial.values[RATIO] for trial in trials}) == 3
     assert left_to_do(made, open_study(made)) == 0
+
+
+def test_fewer_trials_than_were_asked_for_before_end_sooner(tmp_path: Path) -> None:
+    many = tiny_sweep(tmp_path, f"{RATIO}=0.1,0.2,0.3", file="study.db")
+    killed_after(many, 1)
+    fewer = replace(many, trials=2)
+    study = open_study(fewer)
+    take_up(fewer, study)
+    assert next_trial(fewer, study) is not None
+    assert next_trial(fewer, study) is None
 
 
 def test_what_failed_is_tried_again_the_next_time_only(tmp_path: Path) -> None:
@@ -138,7 +173,7 @@ def test_what_failed_is_tried_again_the_next_time_only(tmp_path: Path) -> None:
         trial = study.ask()
         made.varied[0].suggested(trial)
         trial.set_user_attr("reason", "no space left")
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        study.tell(trial, state=FAIL)
     assert left_to_do(made, study) == 0
     assert take_up(made, open_study(made)) == 3
     assert left_to_do(made, study) == 3
