@@ -166,7 +166,7 @@ def _without_its_run(sweep: Sweep, trial: optuna.trial.FrozenTrial) -> bool:
     if trial.state.name != "COMPLETE":
         return False
     try:
-        read_run(sweep.out / trial.user_attrs[FOLDER])
+        read_run(sweep.out / trial.user_attrs.get(FOLDER, ""))
     except RunFolderError:
         return True
     return False

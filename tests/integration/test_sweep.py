@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from compressor.cli import main
-from compressor.sweep.results import Results
+from compressor.sweep.results import Results, Tried
 from tests.integration.installing import COMPRESS
 from tests.integration.tiny_recipe import write_tiny_recipe
 
@@ -47,6 +47,15 @@ def results(folder: Path) -> Results:
     return Results.model_validate_json((folder / "out/sweep.json").read_bytes())
 
 
+def whole_runs(folder: Path) -> list[Path]:
+    states = (folder / "out/trials").glob("*/run.json")
+    return [path.parent for path in states if json.loads(path.read_text(encoding="utf-8"))["finished"]]
+
+
+def finished(folder: Path) -> list[Tried]:
+    return [trial for trial in results(folder).trials if trial.state == "finished"]
+
+
 @pytest.mark.parametrize(("how", "workers"), [(signal.SIGKILL, 1), (signal.SIGINT, 1), (signal.SIGKILL, 2)])
 def test_eight_trials_stopped_and_resumed(how: signal.Signals, workers: int, folder: Path) -> None:
     command = [
@@ -68,28 +77,27 @@ def test_eight_trials_stopped_and_resumed(how: signal.Signals, workers: int, fol
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         ended = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < ended:
-            if (folder / "out/sweep.json").exists() and len(results(folder).trials) >= 3:
+            if len(whole_runs(folder)) >= 3:
                 break
             time.sleep(0.05)
         process.send_signal(how)
-    before = {path: path.stat().st_mtime_ns for path in (folder / "out/trials").glob("*/report.json")}
+    before = {run / "report.json": (run / "report.json").stat().st_mtime_ns for run in whole_runs(folder)}
     assert 3 <= len(before) < 8
     # Workers have ended with the process that started them.
     done = sweep()
     assert done.exit_code == 0, done.output
     found = results(folder)
-    finished = [trial for trial in found.trials if trial.state == "finished"]
-    assert len({json.dumps(trial.values) for trial in finished}) == len(finished) == 8
+    done_trials = finished(folder)
+    assert len({json.dumps(trial.values) for trial in done_trials}) == len(done_trials) == len(found.trials) == 8
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
-    figures = {trial.number: (trial.value("parameters"), trial.value("output-drift")) for trial in finished}
+    figures = {trial.number: (trial.value("parameters"), trial.value("output-drift")) for trial in done_trials}
     for number, own in figures.items():
         others = [other for other in figures.values() if other != own]
         beaten = any(a <= own[0] and b <= own[1] for a, b in others)  # type: ignore[operator]
         assert (number in found.front) == (not beaten)
-    assert [trial.state for trial in found.trials] == ["finished"] * 8
     # What trials of one process begin alike is computed once; one process more was there than workers.
     seconds: dict[float, set[float]] = {}
-    for trial in finished:
+    for trial in done_trials:
         stages = json.loads((folder / "out" / trial.folder / "report.json").read_text(encoding="utf-8"))["stages"]
         seconds.setdefault(trial.values[RATIO], set()).add(stages[0]["seconds"])
     assert all(len(each) <= workers + 1 for each in seconds.values())
