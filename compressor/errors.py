@@ -8,6 +8,7 @@ CompressorError            for the user: printed without a traceback
 ├── DataError              file, what was found, what was expected
 ├── BudgetError            no choice meets a limit; says how near it gets
 ├── RunFolderError         the folder holds something else, or cannot be written
+│   └── RunFolderBusyError another process is writing it
 ├── StageError             a stage failed: which one, and the cause
 ├── VerificationError      where, how far off, what was allowed
 └── ExportError            the student could not be written as ONNX
@@ -72,6 +73,10 @@ class BudgetError(CompressorError):
 
 class RunFolderError(CompressorError):
     """A run folder that belongs to another run, or that cannot be written."""
+
+
+class RunFolderBusyError(RunFolderError):
+    """A run folder that another process is writing at this moment."""
 
 
 class StageError(CompressorError):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.errors import RunFolderError
+from compressor.errors import RunFolderBusyError, RunFolderError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +107,7 @@ class RunFolder:
             raise RunFolderError(f"{self.path} cannot be written: {error.strerror}. Use another with --out.") from error
         if not try_lock(self._lock.fileno()):
             self._lock.close()
-            raise RunFolderError(f"{self.path} is being written by another process. Wait for it, or use --out.")
+            raise RunFolderBusyError(f"{self.path} is being written by another process. Wait for it, or use --out.")
         try:
             self._check()
             self._write_state(finished=False)
@@ -161,13 +161,17 @@ class RunFolder:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock a file for this process; False where another one holds it."""
+    """Lock a file for this process; False where another one holds it.
+
+    Where there are no locks (Windows, some file systems of a network) two runs into one folder are the user's to avoid.
+    """
     try:
         import fcntl
-    except ImportError:  # Windows: two runs into one folder are then the user's to avoid
+    except ImportError:
         return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    with contextlib.suppress(OSError):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
     return True

@@ -11,15 +11,17 @@ import click
 
 from compressor.console import ConsoleReporter, print_table
 from compressor.errors import CompressorError
+from compressor.progress import Reporter
 from compressor.run_folder import write_atomically
 from compressor.sweep.definition import Sweep
 from compressor.sweep.executors import in_processes, on_ray
-from compressor.sweep.folder import claimed
+from compressor.sweep.folder import PAGE, claimed
 from compressor.sweep.page import cell, columns, render_sweep
 from compressor.sweep.results import Results, Tried, results_of, write_results
 from compressor.sweep.space import parse_varied
-from compressor.sweep.study import open_study, work
+from compressor.sweep.study import open_study, patiently
 from compressor.sweep.trials import left_to_do, take_up
+from compressor.sweep.working import work
 
 if TYPE_CHECKING:
     import optuna
@@ -90,22 +92,27 @@ def run_sweep(asked: Asked) -> None:
     """
     sweep, folder = asked.sweep(), asked.folder
     reporter = ConsoleReporter()
-    with claimed(sweep.out, shared=sweep.shared):
+    with claimed(sweep):
         study = open_study(sweep)
-        if left := take_up(sweep, study):
+        if left := patiently(lambda: take_up(sweep, study)):
             reporter.say(f"trials that were interrupted, failed or have lost their files are taken up again: {left}")
-        to_do = left_to_do(sweep, study)
+        to_do = patiently(lambda: left_to_do(sweep, study))
         reporter.say(f"trials to run: {to_do}; results: {folder / 'sweep.html'}")
+        # Where others are at work, theirs may come to be taken up as well.
+        workers = asked.workers if sweep.shared else max(1, min(asked.workers, to_do))
+
+        def look() -> None:
+            _write_if_possible(sweep, study, reporter)
+
         try:
-            workers = max(1, min(asked.workers, to_do))
             if asked.executor == "ray":
-                on_ray(sweep, workers, asked.address, lambda: _write(sweep, study))
+                on_ray(sweep, workers, asked.address, look)
             elif workers > 1:
-                in_processes(sweep, workers, lambda: _write(sweep, study))
+                in_processes(sweep, workers, look)
             else:
-                work(sweep, 0, reporter, lambda found: _write(sweep, found))
+                work(sweep, 0, reporter, look)
         finally:
-            results = _write(sweep, study)
+            results = patiently(lambda: _write(sweep, study))
     _print(results)
     click.echo(f"\nlook: {folder / 'sweep.html'}")
     if results.best is not None:
@@ -119,10 +126,20 @@ def _absolute(name: str | None) -> str | None:
     return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 
 
+def _write_if_possible(sweep: Sweep, study: optuna.Study, reporter: Reporter) -> None:
+    """Write what there is; that it cannot be written or asked for just now is no reason to end trainings."""
+    import optuna
+
+    try:
+        _write(sweep, study)
+    except (CompressorError, OSError, optuna.exceptions.StorageInternalError) as error:
+        reporter.say(f"the results so far cannot be written: {error}")
+
+
 def _write(sweep: Sweep, study: optuna.Study) -> Results:
     results = results_of(sweep, study)
     write_results(sweep.out, results)
-    write_atomically(sweep.out / "sweep.html", render_sweep(results).encode())
+    write_atomically(sweep.out / PAGE, render_sweep(results).encode())
     return results
 
 

@@ -80,6 +80,12 @@ class Sweep:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
+    def database(self) -> Path | None:
+        """The file that the study is kept in; None where a server keeps it."""
+        kind, _, file = self.storage.partition(":///")
+        return Path(file) if kind.startswith("sqlite") and file else None
+
+    @property
     def size(self) -> float:
         """How many trials there are to try; infinite where a number may be any between two."""
         return math.prod(each.size for each in self.varied)

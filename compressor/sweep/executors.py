@@ -12,7 +12,7 @@ from typing import Any
 
 from compressor.errors import CompressorError
 from compressor.sweep.definition import Sweep
-from compressor.sweep.study import LOOK_SECONDS, work
+from compressor.sweep.working import LOOK_SECONDS, work
 
 
 def in_processes(sweep: Sweep, workers: int, look: Callable[[], object]) -> None:
@@ -63,8 +63,7 @@ def on_ray(sweep: Sweep, workers: int, address: str | None, look: Callable[[], o
     Raises:
         CompressorError: Ray is not installed, there is no cluster, or a worker failed; the others run to their end.
     """
-    ray = _ray()
-    problems = []
+    ray, problems = _ray(), []
     try:
         # Without an address it would look for a cluster that runs already.
         ray.init(
@@ -73,6 +72,10 @@ def on_ray(sweep: Sweep, workers: int, address: str | None, look: Callable[[], o
             include_dashboard=False,
             log_to_driver=False,
         )
+    except (ConnectionError, ValueError) as error:
+        where = f"there is no Ray cluster at {address}" if address else "a Ray cluster cannot be started here"
+        raise CompressorError(f"{where}: {error}") from error
+    try:
         remote = ray.remote(num_cpus=1, max_retries=0)(work)
         left = [remote.remote(sweep, worker) for worker in range(workers)]
         while left:
@@ -83,8 +86,6 @@ def on_ray(sweep: Sweep, workers: int, address: str | None, look: Callable[[], o
                 except ray.exceptions.RayError as error:
                     problems.append(str(error).strip().splitlines()[-1])
             look()
-    except (ConnectionError, ValueError) as error:
-        raise CompressorError(f"there is no Ray cluster at {address}: {error}") from error
     finally:
         ray.shutdown()
     if problems:

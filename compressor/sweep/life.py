@@ -55,17 +55,21 @@ class Lives:
 
     def __init__(self) -> None:
         self.seen: dict[int, tuple[int, float]] = {}
-        """The beats of a trial, by its number, and since when there are so many."""
+        """The beats of a trial, by its number, and for how many seconds of looking there were no more."""
+        self.looked = time.monotonic()
 
     def left(self, study: optuna.Study) -> int:
         """Put down dead trials as interrupted; returns how many are alive."""
         running = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "RUNNING"]
-        dead = [trial for trial in running if self._is_dead(trial)]
+        now = time.monotonic()
+        # Who looks seldom (a trial of one's own lasts for hours, a laptop sleeps) has not seen a count stand still.
+        since, self.looked = min(now - self.looked, BEAT_SECONDS), now
+        dead = [trial for trial in running if self._is_dead(trial, since)]
         end(study, dead)
         return len(running) - len(dead)
 
-    def _is_dead(self, trial: optuna.trial.FrozenTrial) -> bool:
-        beats, now = trial.user_attrs.get(BEAT, 0), time.monotonic()
-        if self.seen.get(trial.number, (-1, now))[0] != beats:
-            self.seen[trial.number] = beats, now
-        return now - self.seen[trial.number][1] > GRACE_SECONDS
+    def _is_dead(self, trial: optuna.trial.FrozenTrial, since: float) -> bool:
+        beats = trial.user_attrs.get(BEAT, 0)
+        known, still = self.seen.get(trial.number, (-1, 0.0))
+        self.seen[trial.number] = beats, still + since if known == beats else 0.0
+        return self.seen[trial.number][1] > GRACE_SECONDS

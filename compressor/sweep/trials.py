@@ -4,7 +4,7 @@ Values belong to one trial. What is to be tried for certain (a whole grid, or wh
 for with Optuna's queue; other trials draw their values, and a draw of what another trial has is dropped. Processes of
 one machine take turns (`alone`): SQLite lets two have the same queued trial. On a database server several machines may
 ask at the same moment; whoever draws writes its values down before it looks at the others', so that of two with the
-same values at least one sees the other.
+same values, or of one too many, at least one sees the other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import RunFolderError
@@ -26,9 +25,11 @@ from compressor.sweep.definition import Sweep
 if TYPE_CHECKING:
     import optuna
 
-REASON, FOLDER, DROPPED = "reason", "folder", "dropped"
+REASON, FOLDER, DROPPED, DEATHS = "reason", "folder", "dropped", "deaths"
 """Attributes of a trial: why it has no figures; where its run is; that it was given up before it began, because another
-has its values."""
+has its values; how often processes have died that ran these values."""
+MOST_DEATHS = 3
+"""What kills its process again and again (memory runs out, a library crashes) is given up, and the others come."""
 
 
 def take_up(sweep: Sweep, study: optuna.Study) -> int:
@@ -36,11 +37,17 @@ def take_up(sweep: Sweep, study: optuna.Study) -> int:
 
     Returns how many of an earlier start there are. Where nobody else may be at work, what is under way was interrupted.
     """
-    if not sweep.shared:
-        end(study, [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "RUNNING"])
-    left = [trial for trial in latest(sweep, study) if trial.state.name == "FAIL" or _without_its_run(sweep, trial)]
+    import optuna
+
+    running = (optuna.trial.TrialState.RUNNING,)
+    given_up = [] if sweep.shared else end(study, study.get_trials(deepcopy=False, states=running))
+    left = [
+        trial
+        for trial in latest(sweep, study)
+        if trial.number not in given_up and (trial.state.name == "FAIL" or _without_its_run(sweep, trial))
+    ]
     for trial in left:
-        study.enqueue_trial(dict(values_of(trial)))
+        _ask_again(study, trial)
     if sweep.size <= sweep.trials:
         known = [values_of(trial) for trial in latest(sweep, study)]
         for values in _grid(sweep):
@@ -49,14 +56,28 @@ def take_up(sweep: Sweep, study: optuna.Study) -> int:
     return len(left)
 
 
-def end(study: optuna.Study, trials: list[optuna.trial.FrozenTrial]) -> None:
-    """Put down trials as interrupted, whose process is no more."""
+def end(study: optuna.Study, trials: list[optuna.trial.FrozenTrial]) -> list[int]:
+    """Put down trials as interrupted, whose process is no more; returns those that have died too often by now."""
     import optuna
 
+    given_up = []
     for trial in trials:
+        deaths = trial.user_attrs.get(DEATHS, 0) + 1
         # Another machine may do so at the same moment.
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            live = optuna.trial.Trial(study, trial._trial_id)
+            live.set_user_attr(DEATHS, deaths)
+            if deaths >= MOST_DEATHS:
+                given_up.append(trial.number)
+                live.set_user_attr(REASON, f"the process that ran it has died {deaths} times")
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
+    return given_up
+
+
+def _ask_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    """Ask for a trial's values once more; how often they brought death is counted until somebody starts them anew."""
+    deaths = trial.user_attrs.get(DEATHS, 0) if _is_interrupted(trial) else 0
+    study.enqueue_trial(dict(values_of(trial)), user_attrs={DEATHS: deaths})
 
 
 def next_trial(sweep: Sweep, study: optuna.Study) -> optuna.Trial | None:
@@ -65,29 +86,43 @@ def next_trial(sweep: Sweep, study: optuna.Study) -> optuna.Trial | None:
 
     with alone(sweep):
         for interrupted in filter(_is_interrupted, latest(sweep, study)):
-            study.enqueue_trial(dict(values_of(interrupted)))
+            _ask_again(study, interrupted)
         while left_to_do(sweep, study) > 0:
             trial = study.ask()
             for each in sweep.varied:
                 each.suggested(trial)
             own = study.get_trials(deepcopy=False)[trial.number]
-            if not has_values_of_another(study, own):
+            repeats = has_values_of_another(study, own)
+            if not repeats and not _is_one_too_many(sweep, study, own):
                 return trial
             trial.set_user_attr(DROPPED, True)
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            if not _asked_for(own):
+            if repeats and not _asked_for(own):
                 offer_untried(sweep, study)
     return None
 
 
 def left_to_do(sweep: Sweep, study: optuna.Study) -> int:
     """Return how many trials are still to be begun."""
-    begun = [trial for trial in latest(sweep, study) if trial.state.name != "WAITING" and not _is_interrupted(trial)]
-    return int(max(0, min(sweep.trials, sweep.size) - len(begun)))
+    return max(0, _wanted(sweep) - len(_begun(sweep, study)))
+
+
+def _wanted(sweep: Sweep) -> int:
+    return int(min(sweep.trials, sweep.size))
+
+
+def _begun(sweep: Sweep, study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return [trial for trial in latest(sweep, study) if trial.state.name != "WAITING" and not _is_interrupted(trial)]
+
+
+def _is_one_too_many(sweep: Sweep, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+    """Say whether others have begun enough trials at the same moment; of theirs and this one the first go on."""
+    earlier = [other for other in _begun(sweep, study) if other.number < trial.number]
+    return len(earlier) >= _wanted(sweep)
 
 
 def latest(sweep: Sweep, study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Return the trials, of those with the same values the last.
+    """Return the trials, of those with the same values the one that counts: the last, but for what came to nothing.
 
     Left out: those that were dropped, and those that ended before they had all of their values.
     """
@@ -95,11 +130,18 @@ def latest(sweep: Sweep, study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     for trial in study.get_trials(deepcopy=False):
         values = values_of(trial)
         if len(values) == len(sweep.varied):
-            if DROPPED not in trial.user_attrs:
+            if DROPPED not in trial.user_attrs and not _counts_less(trial, found.get(_key(values))):
                 found[_key(values)] = trial
         elif not trial.state.is_finished():
             found[f"trial {trial.number}"] = trial
     return list(found.values())
+
+
+def _counts_less(trial: optuna.trial.FrozenTrial, earlier: optuna.trial.FrozenTrial | None) -> bool:
+    """Say whether a trial is nothing beside an earlier one of the same values: a draw to be dropped, or a dead one."""
+    if earlier is None or earlier.state.name == "FAIL":
+        return False
+    return not _asked_for(trial) or _is_interrupted(trial)
 
 
 def values_of(trial: optuna.trial.FrozenTrial) -> Mapping[str, Any]:
@@ -141,11 +183,9 @@ def offer_untried(sweep: Sweep, study: optuna.Study) -> None:
 @contextmanager
 def alone(sweep: Sweep) -> Iterator[None]:
     """Hold what other processes of this machine wait for before they ask for a trial."""
-    kind, _, database = sweep.storage.partition(":///")
-    if not kind.startswith("sqlite") or not database:
+    if (path := sweep.database) is None:
         yield
         return
-    path = Path(database)
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         while not try_lock(lock.fileno()):
             time.sleep(0.02)

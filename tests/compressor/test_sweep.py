@@ -17,7 +17,7 @@ from compressor.report import Measurement, StageRecord
 from compressor.sweep.page import render_sweep
 from compressor.sweep.results import Results, Tried, nearest_to_ideal, pareto_front
 from compressor.sweep.space import Listed, Ranged, overrides, parse_varied
-from compressor.sweep.study import Watched
+from compressor.sweep.working import Watched
 from tests.compressor.tiny_sweep import tiny_sweep
 
 

@@ -12,8 +12,9 @@ from optuna.trial import TrialState
 
 from compressor.sweep.definition import Sweep
 from compressor.sweep.results import results_of
-from compressor.sweep.study import open_study, work
+from compressor.sweep.study import open_study
 from compressor.sweep.trials import DROPPED, has_values_of_another, latest, left_to_do, next_trial, take_up
+from compressor.sweep.working import work
 from tests.compressor.tiny_sweep import tiny_sweep
 
 RATIO = "channel-importance-pruning.pruning_ratio"
@@ -152,7 +153,7 @@ def test_a_sampler_that_knows_but_one_choice_still_tries_different_ones(
         drawing(study, "0.3")
         return study
 
-    monkeypatch.setattr("compressor.sweep.study.open_study", opened)
+    monkeypatch.setattr("compressor.sweep.working.open_study", opened)
     work(made)
     trials = results_of(made, open_study(made)).trials
     assert [trial.state for trial in trials] == ["finished"] * 3
@@ -183,3 +184,67 @@ def test_what_failed_is_tried_again_the_next_time_only(tmp_path: Path) -> None:
     assert left_to_do(made, study) == 0
     assert take_up(made, open_study(made)) == 3
     assert left_to_do(made, study) == 3
+
+
+def test_a_draw_that_was_killed_before_it_was_dropped_hides_no_finished_trial(tmp_path: Path) -> None:
+    made = tiny_sweep(tmp_path, f"{RATIO}=0.1,0.2,0.3,0.4", file="study.db")
+    study = open_study(made)
+    drawing(study, "0.1")
+    for _ in range(2):
+        trial = study.ask()
+        value = float(made.varied[0].suggested(trial))
+        if trial.number == 0:
+            study.tell(trial, value)
+    for _ in range(2):
+        assert [trial.state.name for trial in latest(made, study)] == ["COMPLETE"]
+        assert left_to_do(made, study) == 2
+        assert take_up(made, study) == 0
+
+
+def test_of_two_machines_that_ask_for_the_last_trial_at_once_one_begins_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny_sweep(tmp_path, f"{RATIO}=0.1,0.2,0.3,0.4", file="study.db")
+    killed_after(made, 2, drawn=False).tell(2, state=FAIL)
+    one, other = open_study(made, 0), open_study(made, 1)
+    done = [value for _, value in tried(made, one)]
+    for each, value in zip((one, other), {0.1, 0.2, 0.3, 0.4}.difference(done), strict=True):
+        drawing(each, str(value))
+    ask = other.ask
+
+    def both_ask() -> optuna.Trial:
+        made.varied[0].suggested(one.ask())
+        return ask()
+
+    monkeypatch.setattr(other, "ask", both_ask)
+    assert left_to_do(made, other) == 1
+    assert next_trial(made, other) is None
+    assert [trial.state.name for trial in latest(made, one)] == ["COMPLETE", "COMPLETE", "RUNNING"]
+    assert one.trials[-1].user_attrs == {DROPPED: True}
+
+
+def test_what_kills_its_process_again_and_again_is_given_up_until_somebody_asks_anew(tmp_path: Path) -> None:
+    made = tiny_sweep(tmp_path, f"{RATIO}=0.1,0.2,0.3,0.4", file="study.db")
+    deadly = set()
+    for _ in range(3):
+        study = open_study(made)
+        take_up(made, study)
+        trial = next_trial(made, study)
+        assert trial is not None
+        deadly.add(made.varied[0].suggested(trial))
+    assert len(deadly) == 1
+    study = open_study(made)
+    assert take_up(made, study) == 0
+    assert left_to_do(made, study) == 2
+    (given_up,) = [trial for trial in results_of(made, study).trials if trial.state == "failed"]
+    assert given_up.values[RATIO] in deadly
+    assert given_up.reason == "the process that ran it has died 3 times"
+    while (trial := next_trial(made, study)) is not None:
+        study.tell(trial, float(made.varied[0].suggested(trial)))
+    study = open_study(made)
+    assert take_up(made, study) == 1
+    last = next_trial(made, study)
+    assert last is not None
+    assert made.varied[0].suggested(last) in deadly
+    study.tell(last, 1.0)
+    assert left_to_do(made, study) == 0

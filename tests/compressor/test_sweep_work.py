@@ -14,12 +14,13 @@ from optuna.trial import TrialState
 
 from compressor.errors import CompressorError
 from compressor.report import Report
-from compressor.sweep import study as working
+from compressor.sweep import working
 from compressor.sweep.definition import Sweep
 from compressor.sweep.life import signs_of_life
 from compressor.sweep.results import Results, results_of
-from compressor.sweep.study import open_study, work
+from compressor.sweep.study import open_study
 from compressor.sweep.trials import left_to_do, next_trial, take_up
+from compressor.sweep.working import work
 from tests.compressor.tiny_sweep import tiny_sweep
 
 RATIO = "channel-importance-pruning.pruning_ratio"
@@ -77,11 +78,15 @@ def test_an_interruption_ends_the_sweep_and_its_trial_is_tried_again(
     assert set(states(made).values()) == {"finished"}
 
 
-def test_a_finished_trial_whose_files_are_gone_is_run_again(made: Sweep) -> None:
+@pytest.mark.parametrize("gone", ["all", "report.json"])
+def test_a_finished_trial_whose_files_are_gone_is_run_again(made: Sweep, gone: str) -> None:
     take_up(made, open_study(made))
     work(made)
     lost = found(made).trial(2)
-    shutil.rmtree(made.out / lost.folder)
+    if gone == "all":
+        shutil.rmtree(made.out / lost.folder)
+    else:
+        (made.out / lost.folder / gone).unlink()
     assert take_up(made, open_study(made)) == 1
     work(made)
     assert set(states(made).values()) == {"finished"}
@@ -123,7 +128,7 @@ def test_a_trial_that_shows_signs_of_life_is_waited_for(made: Sweep, monkeypatch
     assert own is not None
     looks = []
 
-    def look(_: object) -> None:
+    def look() -> None:
         looks.append(len(study.get_trials(states=(TrialState.RUNNING,))))
         if len(looks) == 2:
             threading.Timer(1.0, ended.set).start()

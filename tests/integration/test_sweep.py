@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 
 from compressor.cli import main
+from compressor.errors import RunFolderError
 from compressor.sweep.results import Results, Tried
 from tests.integration.installing import COMPRESS
 from tests.integration.tiny_recipe import write_tiny_recipe
@@ -147,3 +149,20 @@ def test_another_sweep_does_not_go_on_here() -> None:
     refused = sweep("--set", "seed=7", trials=2)
     assert refused.exit_code == 2
     assert "of another recipe" in refused.output
+
+
+@pytest.mark.usefixtures("folder")
+def test_results_that_cannot_be_written_meanwhile_end_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    from compressor.cli import sweeping
+
+    write, failures = sweeping._write, iter([RunFolderError("no space left")])
+
+    def failing(*given: Any) -> Results:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        return write(*given)
+
+    monkeypatch.setattr(sweeping, "_write", failing)
+    done = sweep(trials=2)
+    assert done.exit_code == 0, done.output
+    assert "the results so far cannot be written: no space left" in done.output
