@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 class Int8Quantisation(FileStrategy):
     """Write the finished student in 8 bits, by onnxruntime's static quantisation, calibrated on the run's data.
 
-    Layers are left in float, those of the most noise first, until the output moves by no more than `max_drift`; how far
-    it moves is measured. Weights are quantised for each output channel. The file becomes smaller; whether it becomes
-    faster depends on the processor and is measured like all else. The float student stays beside it as
-    `student_float.onnx`.
+    Where that moves the output by more than `max_drift`, each layer is quantised alone to see how far it moves the
+    output, and those that move it most are left in float: as few as will do. Weights are quantised for each output
+    channel. The file becomes smaller; whether it becomes faster depends on the processor and is measured like all else.
+    The float student stays beside it as `student_float.onnx`.
 
     ```yaml
     - int8-quantisation: {max_drift: 0.1}
@@ -64,7 +64,6 @@ class Int8Quantisation(FileStrategy):
     def rewrite(self, content: bytes, student: GraphModule, context: StageContext) -> FileOutcome:
         from compressor.graph_editing import input_specs, select
         from compressor.measuring import file_inputs
-        from compressor_quantise.quantisation_noise import noise_by_layer
         from compressor_quantise.quantising import Quantiser, quantisable
 
         if context.data is None:
@@ -75,34 +74,41 @@ class Int8Quantisation(FileStrategy):
             return FileOutcome(content, (Finding(f"no layer of {', '.join(self.operators)} has constant weights"),))
         chosen = select(layers, self.targets, self.ignore)
         inputs = [file_inputs(input_specs(student), sample) for sample in samples]
-        noise = noise_by_layer(content, chosen, inputs)
-        loudest = sorted(chosen, key=lambda layer: -noise[layer])
         quantiser = Quantiser(content, inputs, self.operators, self.calibration, per_channel=self.per_channel)
-        with context.reporter.task(context.stage, len(chosen).bit_length() + 1) as task:
-            kept = _fewest_in_float(quantiser, loudest, self.max_drift, task.advance)
-        whole, now = quantiser.drift(loudest), quantiser.drift(loudest[kept:])
+        with context.reporter.task(context.stage, 1 + len(chosen) + len(chosen).bit_length()) as task:
+            whole = quantiser.drift(chosen)
+            task.advance()
+            in_float = () if whole <= self.max_drift else _in_float(quantiser, chosen, self.max_drift, task.advance)
+        in_bits = [layer for layer in chosen if layer not in in_float]
+        now = quantiser.drift(in_bits)
         summary = Finding(
-            f"{len(chosen) - kept} of {len(layers)} layers in 8 bits: the output moves by {now:.3g} of its own root "
-            f"mean square, allowed {self.max_drift:g}; with all {len(chosen)} by {whole:.3g}",
-            values={"layers": len(chosen) - kept, "drift": now},
+            f"{len(in_bits)} of {len(layers)} layers in 8 bits: the output moves by {now:.3g} of its own root mean "
+            f"square, allowed {self.max_drift:g}; with all {len(chosen)} by {whole:.3g}",
+            values={"layers": len(in_bits), "drift": now},
         )
-        findings = (summary, *(_left_in_float(layer, noise[layer]) for layer in loudest[:kept]))
-        return FileOutcome(quantiser.file(loudest[kept:]), findings)
+        findings = (summary, *(_left_in_float(layer, quantiser.drift([layer])) for layer in in_float))
+        return FileOutcome(quantiser.file(in_bits), findings)
 
 
-def _fewest_in_float(quantiser: Quantiser, loudest: Sequence[str], allowed: float, advance: Callable[[], None]) -> int:
-    """Return how many of the layers, those of the most noise, have to stay in float."""
-    low, high = 0, len(loudest)
-    while low < high:
-        # First all of them: often that is good enough.
-        middle = (low + high) // 2 if quantiser.tried else 0
+def _in_float(
+    quantiser: Quantiser, layers: Sequence[str], allowed: float, advance: Callable[[], None]
+) -> tuple[str, ...]:
+    """Return the layers to leave in float, of all of which are too many in 8 bits: those that alone move most."""
+    moved = {}
+    for layer in layers:
+        moved[layer] = quantiser.drift([layer])
         advance()
-        if quantiser.drift(loudest[middle:]) <= allowed:
+    order = sorted(layers, key=lambda layer: -moved[layer])
+    low, high = 1, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        advance()
+        if quantiser.drift([layer for layer in layers if layer not in order[:middle]]) <= allowed:
             high = middle
         else:
             low = middle + 1
-    return high
+    return tuple(order[:high])
 
 
-def _left_in_float(layer: str, noise: float) -> Finding:
-    return Finding(f"left in float: quantising it adds noise of {noise:.2e} of its signal", layer, {"noise": noise})
+def _left_in_float(layer: str, drift: float) -> Finding:
+    return Finding(f"left in float: it alone in 8 bits moves the output by {drift:.2e}", layer, {"drift": drift})

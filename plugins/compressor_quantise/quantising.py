@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ METHODS: Final[Mapping[str, CalibrationMethod]] = {
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
+KEEPS_RANGES: Final = "calibration_cache_path" in inspect.signature(quantize_static).parameters
+"""Whether this onnxruntime can; else it calibrates anew each time."""
 Inputs = Mapping[str, NDArray[Any]]
 
 
@@ -59,7 +62,7 @@ def _quietly() -> Iterator[None]:
 
 
 class Quantiser:
-    """Quantises one file again and again, each time with other layers."""
+    """Quantises one file again and again, each time with other layers; its ranges are found once."""
 
     def __init__(
         self, content: bytes, inputs: Sequence[Inputs], operators: Sequence[str], calibration: str, *, per_channel: bool
@@ -70,29 +73,26 @@ class Quantiser:
         self.calibration = calibration
         self.per_channel = per_channel
         self.wanted = self._outputs(content)
-        self.tried: dict[tuple[str, ...], tuple[bytes, float]] = {}
+        self.ranges = b""
+        """What calibration found, as onnxruntime keeps it; empty before the first time, and where it keeps nothing."""
+        self.drifts: dict[tuple[str, ...], float] = {}
+
+    def drift(self, layers: Sequence[str]) -> float:
+        """Return the root mean square by which the output moves with these layers in 8 bits, as a share of its own."""
+        key = tuple(layers)
+        if key not in self.drifts:
+            self.drifts[key] = self._drift(self.file(key))
+        return self.drifts[key]
 
     def file(self, layers: Sequence[str]) -> bytes:
         """Return the file with these layers in 8 bits."""
-        return self._tried(layers)[0]
-
-    def drift(self, layers: Sequence[str]) -> float:
-        """Return the root mean square by which the output moves then, as a share of its own."""
-        return self._tried(layers)[1]
-
-    def _tried(self, layers: Sequence[str]) -> tuple[bytes, float]:
-        key = tuple(layers)
-        if key not in self.tried:
-            content = self._quantised(key)
-            self.tried[key] = content, self._drift(content)
-        return self.tried[key]
-
-    def _quantised(self, layers: Sequence[str]) -> bytes:
         if not layers:
             return self.content
         with tempfile.TemporaryDirectory() as folder:
-            source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+            source, target, ranges = (Path(folder) / name for name in ("float.onnx", "int8.onnx", "ranges.json"))
             source.write_bytes(self.content)
+            if self.ranges:
+                ranges.write_bytes(self.ranges)
             with _quietly():
                 quantize_static(
                     source,
@@ -106,7 +106,10 @@ class Quantiser:
                     activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QUInt8,
                     calibrate_method=METHODS[self.calibration],
+                    **({"calibration_cache_path": ranges} if KEEPS_RANGES else {}),
                 )
+            if ranges.is_file():
+                self.ranges = ranges.read_bytes()
             return target.read_bytes()
 
     def _outputs(self, content: bytes) -> list[NDArray[np.float64]]:
