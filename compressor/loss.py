@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import numpy as np
 from pydantic import (
@@ -84,6 +84,13 @@ class Loss(BaseModel, ABC):
             return self.weight
         shares = sorted(self.weight)
         return float(np.interp(done, shares, [self.weight[share] for share in shares]))
+
+    def at_rate(self, sample_rate: int | None) -> Self:
+        """Return this loss for signals of so many samples per second; None where nobody knows how many.
+
+        Called before a training, once: for losses whose options leave open what follows from the rate.
+        """
+        return self
 
     @abstractmethod
     def compute(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from compressor.loss import Loss
 from compressor_audio.mel import MelOptions, log_mel
+from compressor_audio.signal_frames import LOWEST_RATE
 from compressor_audio.stft_distance import (
     DEFAULT_FFT_SIZES,
     complex_stft_distance,
@@ -52,11 +53,21 @@ class MelL1(Loss):
     name: ClassVar[str] = "mel-l1"
     needs_signal: ClassVar[bool] = True
 
-    mel: MelOptions = Field(default=MelOptions(), description="the analysis; HiFi-GAN's at 22.05 kHz if left out")
+    mel: MelOptions | None = Field(
+        default=None,
+        description="the analysis; if left out, HiFi-GAN's with windows and highest band scaled to the sample rate",
+    )
+
+    def at_rate(self, sample_rate: int | None) -> MelL1:
+        """Return this loss with the analysis of a rate, unless it has one of its own or the rate is below speech's."""
+        if self.mel is not None or sample_rate is None or sample_rate < LOWEST_RATE:
+            return self
+        return self.model_copy(update={"mel": MelOptions.for_rate(sample_rate)})
 
     def compute(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the mean over bands and frames; shapes (batch, …)."""
-        return (log_mel(student.flatten(1), self.mel) - log_mel(teacher.flatten(1), self.mel)).abs().mean()
+        mel = self.mel or MelOptions()
+        return (log_mel(student.flatten(1), mel) - log_mel(teacher.flatten(1), mel)).abs().mean()
 
 
 class MultiResolutionStft(Loss):

@@ -133,4 +133,6 @@ class Distillation(Strategy):
             self.check_parts(self.accumulate * processes.count())
         except ValueError as error:
             raise StageError(context.stage, f"{error}; start fewer processes or change batch_size") from error
-        return processes.together(train, Lesson.of(self, student, context, context.data))
+        # The losses as they are at the data's rate.
+        at_rate = {"losses": tuple(loss.at_rate(context.data.sample_rate) for loss in self.losses)}
+        return processes.together(train, Lesson.of(self.model_copy(update=at_rate), student, context, context.data))

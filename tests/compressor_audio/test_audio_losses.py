@@ -167,3 +167,17 @@ def test_refuses_to_compare_nothing() -> None:
         MultiResolutionStft(spectral_convergence=0.0, log_magnitude=0.0)
     with pytest.raises(ValidationError, match="instantaneous_phase, group_delay, time_difference are all 0"):
         Phase(instantaneous_phase=0.0, group_delay=0.0, time_difference=0.0)
+
+
+def test_mel_l1_analyses_at_the_rate_of_the_data_unless_it_has_an_analysis_of_its_own() -> None:
+    student, teacher = noise(0), noise(1)
+    wanted = MelOptions.for_rate(44100)
+    assert (wanted.n_fft, wanted.fmax) == (2048, 16000)
+    distance = (log_mel(student, wanted) - log_mel(teacher, wanted)).abs().mean()
+    assert torch.equal(MelL1().at_rate(44100).compute(student, teacher), distance)
+    assert not torch.equal(MelL1().compute(student, teacher), distance)
+    for rate in (None, 800, 22050):
+        assert torch.equal(MelL1().at_rate(rate).compute(student, teacher), MelL1().compute(student, teacher))
+    own = MelL1(mel=MelOptions(n_mels=40))
+    assert own.at_rate(44100) == own
+    assert WaveformL1().at_rate(44100) == WaveformL1()

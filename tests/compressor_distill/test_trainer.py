@@ -44,6 +44,32 @@ def test_training_brings_the_student_nearer(
     assert list((tiny_context.workdir / "tensorboard").iterdir())
 
 
+class RateTimesL1(OutputL1):
+    """A loss that the sample rate is a factor of."""
+
+    rate: int = 0
+
+    def at_rate(self, sample_rate: int | None) -> RateTimesL1:
+        return self.model_copy(update={"rate": sample_rate})
+
+    def compute(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return self.rate * super().compute(student, teacher)
+
+
+def test_losses_are_those_of_the_datas_sample_rate(
+    student: GraphModule, tiny_context: StageContext, tiny_dataset: Dataset
+) -> None:
+    assert tiny_dataset.sample_rate
+    plain, by_rate = (
+        distillation(losses=[loss], block_wise={"steps": 0}, end_to_end={"steps": 1})
+        .apply(copy_graph(student), replace(tiny_context, workdir=tiny_context.workdir / type(loss).__name__))
+        .curve[0]
+        .validation["output-l1"]
+        for loss in (OutputL1(), RateTimesL1())
+    )
+    assert by_rate == pytest.approx(tiny_dataset.sample_rate * plain, rel=1e-4)
+
+
 def test_the_teacher_is_left_alone(student: GraphModule, tiny_teacher: Teacher, tiny_context: StageContext) -> None:
     before = {name: value.clone() for name, value in tiny_teacher.graph.state_dict().items()}
     distillation().apply(copy_graph(student), tiny_context)
