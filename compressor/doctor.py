@@ -14,11 +14,12 @@ import yaml
 from compressor.control_flow import decided
 from compressor.cut_points import RegionFact, regions
 from compressor.errors import CompressorError
+from compressor.first_recipe import F0_VOCODER, MEL_VOCODER, PIPER_VOICE, VocoderFact, first_recipe
 from compressor.hookspecs import Converters
 from compressor.onnx_conversion import Support, newest_opset, support_of
 from compressor.package_files import resolve_package_path
 from compressor.shared_draws import RANDOM_OPERATORS
-from compressor.sidecars import PIPER_SUFFIX, VOCODER_NAME
+from compressor.sidecars import MEL_OPTIONS, PIPER_SUFFIX, VOCODER_NAME
 from compressor.stored_model import StoredModel, onnx_session, parse_model, read_stored
 from compressor.teacher_loading import load_teacher, model_specs
 from compressor.tensor_spec import TensorSpec, random_inputs
@@ -37,16 +38,6 @@ class OperatorFact:
     first: str
     support: str
     remedy: str = ""
-
-
-@dataclass(frozen=True)
-class VocoderFact:
-    """What says that a model is a vocoder or a voice."""
-
-    kind: str
-    hop_length: int | None
-    sample_rate: int | None
-    described_by: str
 
 
 @dataclass(frozen=True)
@@ -113,7 +104,7 @@ def examine(source: str, converters: Converters) -> Diagnosis:
         loads=not problem,
         parity=parity,
         problem=problem,
-        recipe=_recipe(source, vocoder, parts, inputs, loads=not problem),
+        recipe=first_recipe(source, vocoder, parts, inputs, _tensors(model.graph), loads=not problem),
     )
 
 
@@ -123,6 +114,10 @@ def _loaded(source: str, converters: Converters) -> tuple[str, str]:
         return str(load_teacher(source, converters).parity), ""
     except CompressorError as error:
         return "", str(error)
+
+
+def _tensors(graph: onnx.GraphProto) -> frozenset[str]:
+    return frozenset(name for node in graph.node for name in (*node.input, *node.output))
 
 
 def _size(tensor: onnx.TensorProto) -> int:
@@ -169,13 +164,21 @@ def _vocoder(
     described, facts = _beside(source)
     if "phoneme_id_map" in facts:
         rate = facts.get("audio", {}).get("sample_rate")
-        return VocoderFact("a Piper voice", None, rate, described)
+        return VocoderFact(PIPER_VOICE, None, rate, described)
     hop = _hop(stored, inputs)
     takes_mel = any(len(spec.shape) == 3 and spec.dtype == "float32" for spec in inputs)
     if hop is None or not takes_mel or len(outputs) != 1:
         return None
-    kind = "a vocoder that takes f0 too" if any(spec.name == "f0" for spec in inputs) else "a mel vocoder"
-    return VocoderFact(kind, hop, facts.get("sample_rate"), described)
+    kind = F0_VOCODER if any(spec.name == "f0" for spec in inputs) else MEL_VOCODER
+    told = {option: facts[name] for name, option in MEL_OPTIONS.items() if name in facts}
+    mel = {"hop_length": hop, **_bands(inputs), **told}
+    return VocoderFact(kind, hop, facts.get("sample_rate"), described, mel)
+
+
+def _bands(inputs: Sequence[TensorSpec]) -> dict[str, int]:
+    """Return how many mel bands a vocoder takes, where one fixed axis of its input says so."""
+    fixed = [size for spec in inputs if len(spec.shape) == 3 for size in spec.shape[1:] if isinstance(size, int)]
+    return {"n_mels": fixed[0]} if len(fixed) == 1 else {}
 
 
 def _beside(source: str) -> tuple[str, Mapping[str, Any]]:
@@ -203,24 +206,3 @@ def _hop(stored: StoredModel, inputs: Sequence[TensorSpec]) -> int | None:
         return None
     hop = (lengths[1] - lengths[0]) / (HOP_SIZES[1] - HOP_SIZES[0])
     return int(hop) if hop.is_integer() and hop > 1 else None
-
-
-def _recipe(
-    source: str, vocoder: VocoderFact | None, parts: Sequence[RegionFact], inputs: Sequence[TensorSpec], *, loads: bool
-) -> str:
-    """Return a first recipe: the whole model where it loads, else its largest region."""
-    lines = [f"teacher: {source}"]
-    if (vocoder is not None and vocoder.kind == "a Piper voice") or not loads:
-        if not parts:
-            return ""
-        lines = ["teacher:", f"  onnx: {source}"]
-        lines.append(f"  region: {{inputs: [{parts[0].input}], outputs: [{parts[0].output}]}}")
-    if vocoder is not None and vocoder.kind == "a Piper voice":
-        lines += ["budget: {parameters: 30%}", "data: piper-phonemes"]
-    elif vocoder is not None and len(inputs) == 1:
-        lines += ["budget: {parameters: 30%, macs: 30%}", "data:", "  speech-folder: {path: recordings}"]
-    else:
-        return "\n".join([*lines, "stages:", "  - fold", "  - fastest-exact-form", ""])
-    stages = ["depthwise-separable-conv", "least-squares-reconstruction", "transposed-to-standard-conv"]
-    stages += ["conv1d-to-conv2d", "distillation"]
-    return "\n".join([*lines, "stages:", *(f"  - {stage}" for stage in stages), ""])

@@ -8,6 +8,18 @@ from compressor.package_files import resolve_package_path
 
 PIPER_SUFFIX = ".json"
 VOCODER_NAME = "vocoder.yaml"
+MEL_OPTIONS = {
+    "sample_rate": "sample_rate",
+    "hop_size": "hop_length",
+    "win_size": "win_length",
+    "fft_size": "n_fft",
+    "num_mel_bins": "n_mels",
+    "mel_fmin": "fmin",
+    "mel_fmax": "fmax",
+    "mel_base": "log",
+    "mel_scale": "mel_scale",
+}
+"""What `vocoder.yaml` says of the mel analysis, and the names that recipes have for it."""
 _MODEL_LINE = re.compile(rb"^(\s*model\s*:\s*)[^#\r\n]*?(\s*(?:#.*)?)$", re.MULTILINE)
 
 

@@ -10,21 +10,8 @@ import yaml
 
 from compressor.errors import CompressorError, DataError
 from compressor.package_files import resolve_package_path
-from compressor.sidecars import VOCODER_NAME
+from compressor.sidecars import MEL_OPTIONS, VOCODER_NAME
 from compressor_audio.mel import MelOptions
-
-OPTIONS = {
-    "sample_rate": "sample_rate",
-    "hop_size": "hop_length",
-    "win_size": "win_length",
-    "fft_size": "n_fft",
-    "num_mel_bins": "n_mels",
-    "mel_fmin": "fmin",
-    "mel_fmax": "fmax",
-    "mel_base": "log",
-    "mel_scale": "mel_scale",
-}
-"""Options of the analysis by the names that the description has for them."""
 
 
 def check_described(teacher: str, mel: MelOptions) -> None:
@@ -35,10 +22,16 @@ def check_described(teacher: str, mel: MelOptions) -> None:
     """
     described = _description(teacher)
     own = {**mel.model_dump(), "fmax": mel.upper_edge}
-    wrong = [name for name in OPTIONS if name in described and not _same(described[name], own[OPTIONS[name]])]
+    wrong = {
+        name: option
+        for name, option in MEL_OPTIONS.items()
+        if name in described and not _same(described[name], own[option])
+    }
     if wrong:
-        told = [f"  {name} is {described[name]}, `mel` has {OPTIONS[name]}: {own[OPTIONS[name]]}" for name in wrong]
-        remedy = " ".join(f"--set 'data.mel.{OPTIONS[name]}={_as_option(name, described[name])}'" for name in wrong)
+        told = [f"  {name} is {described[name]}, `mel` has {option}: {own[option]}" for name, option in wrong.items()]
+        remedy = " ".join(
+            f"--set 'data.mel.{option}={_as_option(name, described[name])}'" for name, option in wrong.items()
+        )
         raise DataError(
             "\n".join([f"{VOCODER_NAME} beside {teacher} and the recipe differ", *told, f"  take: {remedy}"])
         )
