@@ -86,8 +86,8 @@ def test_eight_trials_stopped_and_resumed(how: signal.Signals, workers: int, fol
     before = {run / "report.json": (run / "report.json").stat().st_mtime_ns for run in whole_runs(folder)}
     assert 3 <= len(before) < 8
     # Workers have ended with the process that started them.
-    done = sweep()
-    assert done.exit_code == 0, done.output
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
     found = results(folder)
     done_trials = finished(folder)
     assert len({json.dumps(trial.values) for trial in done_trials}) == len(done_trials) == len(found.trials) == 8
@@ -97,12 +97,12 @@ def test_eight_trials_stopped_and_resumed(how: signal.Signals, workers: int, fol
         others = [other for other in figures.values() if other != own]
         beaten = any(a <= own[0] and b <= own[1] for a, b in others)  # type: ignore[operator]
         assert (number in found.front) == (not beaten)
-    # What trials of one process begin alike is computed once; one process more was there than workers.
+    # What trials of one process begin alike is computed once, in the first start and in the second.
     seconds: dict[float, set[float]] = {}
     for trial in done_trials:
         stages = json.loads((folder / "out" / trial.folder / "report.json").read_text(encoding="utf-8"))["stages"]
         seconds.setdefault(trial.values[RATIO], set()).add(stages[0]["seconds"])
-    assert all(len(each) <= workers + 1 for each in seconds.values())
+    assert all(len(each) <= 2 * workers for each in seconds.values())
     best = yaml.safe_load((folder / "out/best.yaml").read_text(encoding="utf-8"))
     assert found.best is not None
     rank = found.trial(found.best).values["depthwise-separable-conv.rank"]
@@ -119,12 +119,10 @@ def test_eight_trials_stopped_and_resumed(how: signal.Signals, workers: int, fol
     assert len(results(folder).trials) == len(found.trials)
 
 
-@pytest.mark.parametrize("executor", ["local", "ray"])
-def test_two_workers_share_the_trials(folder: Path, executor: str) -> None:
-    if importlib.util.find_spec(executor) is None and executor == "ray":
-        pytest.skip("Ray is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_two_workers_of_a_ray_cluster_share_the_trials(folder: Path) -> None:
     # A process of its own: Ray leaves threads behind.
-    options = ["--executor", executor, "--workers", "2", "--trials", "6", "--out", "out"]
+    options = ["--executor", "ray", "--workers", "2", "--trials", "6", "--out", "out"]
     command = [sys.executable, "-c", COMPRESS, "sweep", "recipe.yaml", *VARIED, *COMPARED, *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
