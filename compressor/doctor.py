@@ -19,7 +19,7 @@ from compressor.hookspecs import Converters
 from compressor.onnx_conversion import Support, newest_opset, support_of
 from compressor.package_files import resolve_package_path
 from compressor.shared_draws import RANDOM_OPERATORS
-from compressor.sidecars import MEL_OPTIONS, PIPER_SUFFIX, VOCODER_NAME
+from compressor.sidecars import PIPER_SUFFIX, VOCODER_NAME, described_mel
 from compressor.stored_model import StoredModel, onnx_session, parse_model, read_stored
 from compressor.teacher_loading import load_teacher, model_specs
 from compressor.tensor_spec import TensorSpec, random_inputs
@@ -170,9 +170,8 @@ def _vocoder(
     if hop is None or not takes_mel or len(outputs) != 1:
         return None
     kind = F0_VOCODER if any(spec.name == "f0" for spec in inputs) else MEL_VOCODER
-    told = {option: facts[name] for name, option in MEL_OPTIONS.items() if name in facts}
-    mel = {"hop_length": hop, **_bands(inputs), **told}
-    return VocoderFact(kind, hop, facts.get("sample_rate"), described, mel)
+    told = {"hop_length": hop, **_bands(inputs), **described_mel(facts)}
+    return VocoderFact(kind, hop, facts.get("sample_rate"), described, told)
 
 
 def _bands(inputs: Sequence[TensorSpec]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from compressor.tensor_spec import TensorSpec
 PIPER_VOICE, MEL_VOCODER, F0_VOCODER = "a Piper voice", "a mel vocoder", "a vocoder that takes f0 too"
 _USUAL = {"sample_rate": 22050, "hop_length": 256, "n_mels": 80}
 """HiFi-GAN's, which recipes need not name."""
+_USUAL_WINDOW, _USUAL_FMAX = 1024, 8000
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def first_recipe(
     if kind == PIPER_VOICE:
         return _written({**recipe, "data": "piper-phonemes", "stages": _stages()})
     if vocoder is not None and len(inputs) == 1:
-        mel = {} if _USUAL.items() >= vocoder.mel.items() else {"mel": dict(vocoder.mel)}
+        mel = {} if _USUAL.items() >= vocoder.mel.items() else {"mel": _whole(vocoder.mel)}
         data = {"speech-folder": {"path": "recordings", **mel}}
         remark = "" if vocoder.described_by else _LOOK_UP
         return remark + _written({**recipe, "data": data, "stages": _stages()})
@@ -80,6 +81,17 @@ _NO_VOCODER = (
     "# Exact, without training. What makes a model smaller needs `data` (array-folder) and, after stages such as\n"
     "# channel-importance-pruning, `distillation` with losses such as mse; `compress plugins` lists what there is.\n"
 )
+
+
+def _whole(mel: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of an analysis, and what follows where HiFi-GAN's own windows or bands do not fit it."""
+    found = dict(mel)
+    if isinstance(hop := found.get("hop_length"), int) and hop > _USUAL_WINDOW:
+        found.setdefault("n_fft", 4 * hop)
+        found.setdefault("win_length", found["n_fft"])
+    if isinstance(rate := found.get("sample_rate"), int) and rate < 2 * _USUAL_FMAX:
+        found.setdefault("fmax", rate / 2)
+    return found
 
 
 def _stages() -> list[Any]:

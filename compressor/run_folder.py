@@ -7,12 +7,13 @@ that could be taken for whole.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from compressor.errors import RunFolderBusyError, RunFolderError
 
@@ -102,12 +103,12 @@ class RunFolder:
         """Claim the folder for this process, and look again: another may have finished there in the meantime."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / LOCK).open("w")
+            lock = _locked(self.path / LOCK)
         except OSError as error:
             raise RunFolderError(f"{self.path} cannot be written: {error.strerror}. Use another with --out.") from error
-        if not try_lock(self._lock.fileno()):
-            self._lock.close()
+        if lock is None:
             raise RunFolderBusyError(f"{self.path} is being written by another process. Wait for it, or use --out.")
+        self._lock = lock
         try:
             self._check()
             self._write_state(finished=False)
@@ -117,8 +118,10 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # While it is held: who opened it before sees that it is gone, see `_locked`.
+        with contextlib.suppress(OSError):
+            (self.path / LOCK).unlink()
         self._lock.close()
-        (self.path / LOCK).unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Mark the run as whole; to be called last."""
@@ -160,6 +163,32 @@ class RunFolder:
             return None
 
 
+def is_busy(path: Path) -> bool:
+    """Say whether another process writes a run into a folder at this moment."""
+    try:
+        with (path / LOCK).open() as lock:
+            return not try_lock(lock.fileno())
+    except OSError:
+        return False
+
+
+def _locked(path: Path) -> TextIO | None:
+    """Return a file that this process has locked; None where another one holds it."""
+    while True:
+        lock = path.open("w")
+        if not try_lock(lock.fileno()):
+            lock.close()
+            return None
+        # It may have been removed by its holder after it was opened here, and another be there now.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        lock.close()
+
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
 def try_lock(descriptor: int) -> bool:
     """Lock a file for this process; False where another one holds it.
 
@@ -169,9 +198,8 @@ def try_lock(descriptor: int) -> bool:
         import fcntl
     except ImportError:
         return True
-    with contextlib.suppress(OSError):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in NO_LOCKS
     return True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from compressor.package_files import resolve_package_path
 
@@ -20,7 +22,18 @@ MEL_OPTIONS = {
     "mel_scale": "mel_scale",
 }
 """What `vocoder.yaml` says of the mel analysis, and the names that recipes have for it."""
+_WORDS = ("mel_base", "mel_scale")
+"""Words in recipes; a description may have a number or capitals."""
 _MODEL_LINE = re.compile(rb"^(\s*model\s*:\s*)[^#\r\n]*?(\s*(?:#.*)?)$", re.MULTILINE)
+
+
+def described_mel(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a `vocoder.yaml` says of the mel analysis, as recipes have it."""
+    return {
+        option: str(description[name]).lower() if name in _WORDS else description[name]
+        for name, option in MEL_OPTIONS.items()
+        if name in description
+    }
 
 
 def student_sidecars(source: str, student: str) -> dict[str, bytes]:

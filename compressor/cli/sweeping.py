@@ -14,12 +14,13 @@ from compressor.errors import CompressorError
 from compressor.progress import Reporter
 from compressor.run_folder import write_atomically
 from compressor.sweep.definition import Sweep
-from compressor.sweep.executors import in_processes, on_ray
-from compressor.sweep.folder import PAGE, claimed
+from compressor.sweep.executors import in_processes, on_ray, terminated_as_interrupted
+from compressor.sweep.folder import DATABASE, PAGE, claimed
 from compressor.sweep.page import cell, columns, render_sweep
 from compressor.sweep.results import Results, Tried, results_of, write_results
 from compressor.sweep.space import parse_varied
-from compressor.sweep.study import open_study, patiently
+from compressor.sweep.storage import StorageLostError
+from compressor.sweep.study import open_study, optuna_library
 from compressor.sweep.trials import left_to_do, take_up
 from compressor.sweep.working import work
 
@@ -74,7 +75,7 @@ class Asked:
             metrics=self.metrics,
             trials=self.trials,
             out=folder,
-            storage=self.storage or f"sqlite:///{folder / 'study.db'}",
+            storage=self.storage or f"sqlite:///{folder / DATABASE}",
             teacher=_absolute(self.teacher),
             data=_absolute(self.data),
             changes=self.overrides,
@@ -90,13 +91,14 @@ def run_sweep(asked: Asked) -> None:
     Raises:
         CompressorError: what is asked for cannot be, or no trial came to an end.
     """
+    optuna_library()
     sweep, folder = asked.sweep(), asked.folder
     reporter = ConsoleReporter()
-    with claimed(sweep):
-        study = open_study(sweep)
-        if left := patiently(lambda: take_up(sweep, study)):
+    with claimed(sweep), terminated_as_interrupted():
+        study = open_study(sweep, reporter=reporter)
+        if left := take_up(sweep, study):
             reporter.say(f"trials that were interrupted, failed or have lost their files are taken up again: {left}")
-        to_do = patiently(lambda: left_to_do(sweep, study))
+        to_do = left_to_do(sweep, study)
         reporter.say(f"trials to run: {to_do}; results: {folder / 'sweep.html'}")
         # Where others are at work, theirs may come to be taken up as well.
         workers = asked.workers if sweep.shared else max(1, min(asked.workers, to_do))
@@ -111,8 +113,12 @@ def run_sweep(asked: Asked) -> None:
                 in_processes(sweep, workers, look)
             else:
                 work(sweep, 0, reporter, look)
-        finally:
-            results = patiently(lambda: _write(sweep, study))
+        except StorageLostError:
+            raise
+        except BaseException:
+            look()
+            raise
+        results = _write(sweep, study)
     _print(results)
     click.echo(f"\nlook: {folder / 'sweep.html'}")
     if results.best is not None:
@@ -128,11 +134,9 @@ def _absolute(name: str | None) -> str | None:
 
 def _write_if_possible(sweep: Sweep, study: optuna.Study, reporter: Reporter) -> None:
     """Write what there is; that it cannot be written or asked for just now is no reason to end trainings."""
-    import optuna
-
     try:
         _write(sweep, study)
-    except (CompressorError, OSError, optuna.exceptions.StorageInternalError) as error:
+    except (CompressorError, OSError) as error:
         reporter.say(f"the results so far cannot be written: {error}")
 
 

@@ -82,8 +82,14 @@ class Sweep:
     @property
     def database(self) -> Path | None:
         """The file that the study is kept in; None where a server keeps it."""
-        kind, _, file = self.storage.partition(":///")
-        return Path(file) if kind.startswith("sqlite") and file else None
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+
+        try:
+            url = make_url(self.storage)
+        except ArgumentError:  # That it is no storage is told where it is opened.
+            return None
+        return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
     @property
     def size(self) -> float:

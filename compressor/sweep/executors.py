@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -46,10 +48,27 @@ def _worker(sweep: Sweep, worker: int) -> None:
     """Work until nothing is left, or the process that started this one is no more, however it ended."""
     # Ctrl-C reaches all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # By this one: trials that are ended so are told to be interrupted, rather than found dead.
+    signal.signal(signal.SIGTERM, _interrupt)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    work(sweep, worker)
+    with contextlib.suppress(KeyboardInterrupt):
+        work(sweep, worker)
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Take the signal that ends processes (`kill`, a scheduler, a shutdown) for Ctrl-C while the block lasts."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _end_with(sentinel: int) -> None:

@@ -15,6 +15,7 @@ PAGE = "sweep.html"
 LOCK = ".sweep.lock"
 """Stays: who removes it after use may remove it from under another's hands."""
 OWN = {RESULTS, "trials", "front", BEST, PAGE}
+DATABASE = "study.db"
 BESIDE_A_DATABASE = ("", "-journal", "-wal", "-shm")
 """What SQLite adds to the names of files that it keeps beside a database."""
 
@@ -26,9 +27,10 @@ def claimed(sweep: Sweep) -> Iterator[None]:
     Raises:
         RunFolderError: it holds something else, cannot be written, or another process writes it.
     """
-    out, own = sweep.out, set(OWN)
+    out, databases = sweep.out, {DATABASE}
     if sweep.database is not None and sweep.database.absolute().parent == out:
-        own.update(sweep.database.name + ending for ending in BESIDE_A_DATABASE)
+        databases.add(sweep.database.name)
+    own = OWN | {name + ending for name in databases for ending in BESIDE_A_DATABASE}
     if out.exists() and not out.is_dir():
         raise RunFolderError(f"{out} is a file; expected a folder for the sweep. Choose another with --out.")
     # Names with a dot in front: what file managers leave, and files that a kill left half written.

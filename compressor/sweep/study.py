@@ -9,19 +9,18 @@ import socket
 import time
 import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from compressor.errors import CompressorError
+from compressor.progress import Reporter, SilentReporter
 from compressor.sweep.definition import Sweep
+from compressor.sweep.storage import patient_storage
 
 if TYPE_CHECKING:
     import optuna
 
 CREATED_SECONDS = 2.0
 """How long one waits who found an empty database in which another was making the tables."""
-PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
-"""Seconds between tries of a storage that cannot be reached."""
-Found = TypeVar("Found")
 
 
 def optuna_library() -> Any:
@@ -39,20 +38,20 @@ def optuna_library() -> Any:
     return optuna
 
 
-def open_study(sweep: Sweep, worker: int = 0) -> optuna.Study:
+def open_study(sweep: Sweep, worker: int = 0, reporter: Reporter | None = None) -> optuna.Study:
     """Return the sweep's study, with the trials that there are; each worker draws values of its own.
+
+    The reporter is told where the storage cannot be reached for a while.
 
     Raises:
         CompressorError: the storage cannot be reached, or holds a study of something else under this name.
     """
-    library, shown = optuna_library(), _without_password(sweep.storage)
-    # A file is locked for as long as another process writes; a server may have closed a connection meanwhile.
-    engine = {"connect_args": {"timeout": 60}} if sweep.storage.startswith("sqlite") else {"pool_pre_ping": True}
+    library, shown, telling = optuna_library(), _without_password(sweep.storage), reporter or SilentReporter()
 
     def created() -> optuna.Study:
         study: optuna.Study = library.create_study(
             study_name=sweep.recipe.stem,
-            storage=library.storages.RDBStorage(sweep.storage, engine_kwargs=engine),
+            storage=patient_storage(sweep.storage, telling.say),
             load_if_exists=True,
             directions=["maximize" if each.higher else "minimize" for each in sweep.objectives],
             pruner=library.pruners.MedianPruner(n_startup_trials=4),
@@ -85,27 +84,6 @@ def _created(create: Callable[[], optuna.Study], shown: str) -> optuna.Study:
         return create()
     except Exception as error:
         raise CompressorError(f"the storage {shown} cannot be used: {error}") from error
-
-
-def patiently(action: Callable[[], Found]) -> Found:
-    """Do something with the storage; where it cannot be reached, again after a while.
-
-    Raises:
-        CompressorError: it could not be reached for two minutes.
-    """
-    import optuna
-
-    for pause in PAUSES:
-        with contextlib.suppress(optuna.exceptions.StorageInternalError):
-            return action()
-        time.sleep(pause)
-    try:
-        return action()
-    except optuna.exceptions.StorageInternalError as error:
-        raise CompressorError(
-            f"the storage cannot be reached any more ({error.__cause__ or error}). The same command goes on where this "
-            "one ended."
-        ) from error
 
 
 def _without_password(storage: str) -> str:

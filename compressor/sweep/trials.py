@@ -40,12 +40,16 @@ def take_up(sweep: Sweep, study: optuna.Study) -> int:
     import optuna
 
     running = (optuna.trial.TrialState.RUNNING,)
-    given_up = [] if sweep.shared else end(study, study.get_trials(deepcopy=False, states=running))
+    under_way = study.get_trials(deepcopy=False, states=running)
+    given_up = [] if sweep.shared else end(study, under_way)
     left = [
         trial
         for trial in latest(sweep, study)
         if trial.number not in given_up and (trial.state.name == "FAIL" or _without_its_run(sweep, trial))
     ]
+    harmless = [trial for trial in left if trial.user_attrs.get(DEATHS, 0) < MOST_DEATHS]
+    # What kills processes may do so again: it comes when nothing else is to be done, by anybody.
+    left = harmless if harmless or left_to_do(sweep, study) or (sweep.shared and under_way) else left
     for trial in left:
         _ask_again(study, trial)
     if sweep.size <= sweep.trials:
@@ -85,21 +89,33 @@ def next_trial(sweep: Sweep, study: optuna.Study) -> optuna.Trial | None:
     import optuna
 
     with alone(sweep):
-        for interrupted in filter(_is_interrupted, latest(sweep, study)):
-            _ask_again(study, interrupted)
-        while left_to_do(sweep, study) > 0:
+        while True:
+            for interrupted in filter(_is_interrupted, latest(sweep, study)):
+                _ask_again(study, interrupted)
+            if not left_to_do(sweep, study):
+                return None
             trial = study.ask()
-            for each in sweep.varied:
-                each.suggested(trial)
-            own = study.get_trials(deepcopy=False)[trial.number]
-            repeats = has_values_of_another(study, own)
-            if not repeats and not _is_one_too_many(sweep, study, own):
-                return trial
-            trial.set_user_attr(DROPPED, True)
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            if repeats and not _asked_for(own):
-                offer_untried(sweep, study)
-    return None
+            # This machine may sleep here, and another take the trial for dead.
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                if _may_begin(sweep, study, trial):
+                    return trial
+
+
+def _may_begin(sweep: Sweep, study: optuna.Study, trial: optuna.Trial) -> bool:
+    """Give a trial its values, and say whether nothing stands in their way; else it is dropped."""
+    import optuna
+
+    for each in sweep.varied:
+        each.suggested(trial)
+    own = study.get_trials(deepcopy=False)[trial.number]
+    repeats = has_values_of_another(study, own)
+    if not repeats and not _is_one_too_many(sweep, study, own):
+        return True
+    trial.set_user_attr(DROPPED, True)
+    study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    if repeats and not _asked_for(own):
+        offer_untried(sweep, study)
+    return False
 
 
 def left_to_do(sweep: Sweep, study: optuna.Study) -> int:

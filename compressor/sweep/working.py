@@ -17,10 +17,12 @@ from compressor.pipeline import run
 from compressor.preparing import RunSettings
 from compressor.progress import Reporter, SilentReporter
 from compressor.report import Report, StageRecord
+from compressor.run_folder import is_busy
 from compressor.run_reading import read_run
 from compressor.sweep.definition import Sweep
 from compressor.sweep.life import Lives, signs_of_life
-from compressor.sweep.study import open_study, optuna_library, patiently
+from compressor.sweep.storage import StorageLostError
+from compressor.sweep.study import open_study, optuna_library
 from compressor.sweep.trials import FOLDER, REASON, next_trial
 
 if TYPE_CHECKING:
@@ -47,11 +49,12 @@ def work(
 
     if sweep.workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // sweep.workers))
-    study, memory, telling = open_study(sweep, worker), Memory(REMEMBERED), reporter or SilentReporter()
+    memory, telling = Memory(REMEMBERED), reporter or SilentReporter()
+    study = open_study(sweep, worker, telling)
     lives, waiting = Lives(), False
     while True:
-        others = patiently(lambda: lives.left(study)) if sweep.shared else 0
-        if (trial := patiently(lambda: next_trial(sweep, study))) is not None:
+        others = lives.left(study) if sweep.shared else 0
+        if (trial := next_trial(sweep, study)) is not None:
             waiting = False
             with signs_of_life(trial, shown=sweep.shared):
                 _run_and_tell(sweep, trial, memory, telling)
@@ -71,22 +74,33 @@ def _run_and_tell(sweep: Sweep, trial: optuna.Trial, memory: Memory, reporter: R
     A trial that another machine has taken for dead meanwhile is that machine's.
     """
     library = optuna_library()
-    states, study = library.trial.TrialState, trial.study
+    states = library.trial.TrialState
     told: dict[str, Any] = {"state": states.FAIL}
     try:
         told = {"values": _figures(sweep, trial, memory, reporter), "state": states.COMPLETE}
+    except StorageLostError:
+        # Nobody can be told. The trial shows no sign of life any more, and is taken up.
+        raise
     except library.TrialPruned:
         told = {"state": states.PRUNED}
     except library.exceptions.UpdateFinishedTrialError:
         reporter.say(f"trial {trial.number + 1} was taken for dead by another machine, and is left to it")
+        return
     except Exception as error:
         reason = str(error) if isinstance(error, CompressorError) else _unforeseen(error)
         reporter.say(f"trial {trial.number + 1} failed: {reason}")
         with contextlib.suppress(library.exceptions.UpdateFinishedTrialError):
-            patiently(lambda: trial.set_user_attr(REASON, reason))
-    finally:
+            trial.set_user_attr(REASON, reason)
+    except BaseException:
         # Interrupted, it ends without a reason, and is asked for again.
-        patiently(lambda: study.tell(trial, **told, skip_if_finished=True))
+        _tell(trial, told)
+        raise
+    _tell(trial, told)
+
+
+def _tell(trial: optuna.Trial, told: Mapping[str, Any]) -> None:
+    with contextlib.suppress(optuna_library().exceptions.UpdateFinishedTrialError):
+        trial.study.tell(trial, **told, skip_if_finished=True)
 
 
 def _unforeseen(error: Exception) -> str:
@@ -101,13 +115,12 @@ def _figures(sweep: Sweep, trial: optuna.Trial, memory: Memory, reporter: Report
     said = ", ".join(f"{path}={value}" for path, value in values.items())
     reporter.say(f"trial {trial.number + 1}: {said}")
     folder = sweep.folder(values)
-    patiently(lambda: trial.set_user_attr(FOLDER, folder.relative_to(sweep.out).as_posix()))
+    trial.set_user_attr(FOLDER, folder.relative_to(sweep.out).as_posix())
     try:
-        report = _reported(sweep, values, folder, reporter, Watched(sweep, trial), memory)
+        report = _reported(sweep, trial, values, reporter, memory)
     except BudgetError as error:
-        reason = str(error)
-        patiently(lambda: trial.set_user_attr(REASON, reason))
-        raise optuna_library().TrialPruned(reason) from error
+        trial.set_user_attr(REASON, str(error))
+        raise optuna_library().TrialPruned(str(error)) from error
     measured = {entry.metric: entry.value for entry in report.student}
     figures = {each.name: measured.get(each.name) for each in sweep.objectives}
     if missing := [name for name, value in figures.items() if value is None or math.isnan(value)]:
@@ -116,18 +129,19 @@ def _figures(sweep: Sweep, trial: optuna.Trial, memory: Memory, reporter: Report
 
 
 def _reported(
-    sweep: Sweep, values: Mapping[str, Any], folder: Path, reporter: Reporter, watched: Watched, memory: Memory
+    sweep: Sweep, trial: optuna.Trial, values: Mapping[str, Any], reporter: Reporter, memory: Memory
 ) -> Report:
     """Return the report of a trial's run; one that another process is still at, taken for dead, is waited for."""
-    told = False
+    folder, told = sweep.folder(values), False
     while (report := _finished(folder)) is None:
-        try:
-            return _run(sweep, values, folder, reporter, watched, memory)
-        except RunFolderBusyError:
-            if not told:
-                reporter.say(f"waiting for another process, which is at {folder.name}")
-            told = True
-            time.sleep(LOOK_SECONDS)
+        # Looked at first: what a run does before it claims its folder takes minutes.
+        if not is_busy(folder):
+            with contextlib.suppress(RunFolderBusyError):
+                return _run(sweep, values, folder, reporter, Watched(sweep, trial), memory)
+        if not told:
+            reporter.say(f"waiting for another process, which is at {folder.name}")
+        told = True
+        time.sleep(LOOK_SECONDS)
     return report
 
 
@@ -165,8 +179,8 @@ class Watched:
         value = next((entry.value for entry in record.measurements if entry.metric == self.objective), None)
         if self.objective is None or value is None:
             return
-        patiently(lambda: self.trial.report(value, self.stages))
-        if patiently(self.trial.should_prune):
+        self.trial.report(value, self.stages)
+        if self.trial.should_prune():
             reason = f"after {record.stage} {self.objective} is {value:.4g}, worse than most others' there"
-            patiently(lambda: self.trial.set_user_attr(REASON, reason))
+            self.trial.set_user_attr(REASON, reason)
             raise optuna_library().TrialPruned(reason)

@@ -11,7 +11,7 @@ LOWEST_RATE = 8000
 
 
 def frames_of(signal: Signal) -> MelOptions:
-    """Return the analysis for a signal: frames of about 46 ms, whose Hann windows begin a quarter of that apart.
+    """Return the analysis for a signal: frames of 43 to 64 ms, whose Hann windows begin a quarter of that apart.
 
     Raises:
         MetricUnavailable: a sample rate below that of speech, or no whole frame.

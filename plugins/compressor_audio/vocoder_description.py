@@ -10,7 +10,7 @@ import yaml
 
 from compressor.errors import CompressorError, DataError
 from compressor.package_files import resolve_package_path
-from compressor.sidecars import MEL_OPTIONS, VOCODER_NAME
+from compressor.sidecars import MEL_OPTIONS, VOCODER_NAME, described_mel
 from compressor_audio.mel import MelOptions
 
 
@@ -22,18 +22,17 @@ def check_described(teacher: str, mel: MelOptions) -> None:
     """
     described = _description(teacher)
     own = {**mel.model_dump(), "fmax": mel.upper_edge}
+    wanted = described_mel(described)
     wrong = {
         name: option
         for name, option in MEL_OPTIONS.items()
-        if name in described and not _same(described[name], own[option])
+        if option in wanted and not _same(wanted[option], own[option])
     }
     if wrong:
         told = [f"  {name} is {described[name]}, `mel` has {option}: {own[option]}" for name, option in wrong.items()]
-        remedy = " ".join(
-            f"--set 'data.mel.{option}={_as_option(name, described[name])}'" for name, option in wrong.items()
-        )
+        options = [f"--set 'data.mel.{option}={json.dumps(wanted[option], default=str)}'" for option in wrong.values()]
         raise DataError(
-            "\n".join([f"{VOCODER_NAME} beside {teacher} and the recipe differ", *told, f"  take: {remedy}"])
+            "\n".join([f"{VOCODER_NAME} beside {teacher} and the recipe differ", *told, f"  take: {' '.join(options)}"])
         )
 
 
@@ -45,11 +44,6 @@ def _description(teacher: str) -> Mapping[str, Any]:
     except (CompressorError, OSError, ValueError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _as_option(name: str, value: Any) -> str:
-    """Return a described value as YAML: the base of a logarithm is a word, 10 as well."""
-    return json.dumps(str(value)) if name in ("mel_base", "mel_scale") else str(value)
 
 
 def _same(described: Any, own: Any) -> bool:

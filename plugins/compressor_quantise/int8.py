@@ -20,9 +20,9 @@ class Int8Quantisation(FileStrategy):
     """Write the finished student in 8 bits, by onnxruntime's static quantisation, calibrated on the run's data.
 
     Where that moves the output by more than `max_drift`, each layer is quantised alone to see how far it moves the
-    output, and those that move it most are left in float: as few as will do. Weights are quantised for each output
-    channel. The file becomes smaller; whether it becomes faster depends on the processor and is measured like all else.
-    The float student stays beside it as `student_float.onnx`.
+    output, and those that move it most are left in float, as few of them as will do. Weights are quantised for each
+    output channel. The file becomes smaller; whether it becomes faster depends on the processor and is measured like
+    all else. The float student stays beside it as `student_float.onnx`.
 
     ```yaml
     - int8-quantisation: {max_drift: 0.1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ def _quietly() -> Iterator[None]:
 
 
 class Quantiser:
-    """Quantises one file again and again, each time with other layers; its ranges are found once."""
+    """Quantises one file again and again, each time with other layers."""
 
     def __init__(
         self, content: bytes, inputs: Sequence[Inputs], operators: Sequence[str], calibration: str, *, per_channel: bool
@@ -120,4 +121,5 @@ class Quantiser:
         pairs = list(zip(self._outputs(content), self.wanted, strict=True))
         moved = sum(float(np.square(found - wanted).sum()) for found, wanted in pairs)
         whole = sum(float(np.square(wanted).sum()) for _, wanted in pairs)
-        return float(np.sqrt(moved / max(whole, 1e-300)))
+        drift = float(np.sqrt(moved / max(whole, 1e-300)))
+        return drift if math.isfinite(drift) else math.inf

@@ -98,3 +98,28 @@ def test_a_described_vocoders_recipe_passes_all_checks(tiny_onnx: Path, tmp_path
         "fmax": 4000,
     }
     assert mel["n_mels"] > 1
+
+
+@pytest.mark.parametrize(
+    ("described", "option", "value"),
+    [
+        ({"mel_base": 10}, "log", "10"),
+        ({"mel_scale": "HTK"}, "mel_scale", "htk"),
+        ({"sample_rate": 12000}, "fmax", 6000),
+    ],
+)
+def test_a_description_is_put_as_recipes_have_it(
+    tiny_onnx: Path, tmp_path: Path, described: dict[str, Any], option: str, value: object
+) -> None:
+    model = tmp_path / "tiny.onnx"
+    model.write_bytes(tiny_onnx.read_bytes())
+    (tmp_path / "vocoder.yaml").write_text(yaml.safe_dump(described), encoding="utf-8")
+    path = tmp_path / "first.yaml"
+    path.write_text(examine(str(model), load_catalog().converters).recipe, encoding="utf-8")
+    assert load_plan(path).recipe.data is not None
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["speech-folder"]["mel"][option] == value
+
+
+def test_windows_are_no_shorter_than_a_hop() -> None:
+    mel = yaml.safe_load(proposed(replace(VOCODER, mel={"hop_length": 1200})))["data"]["speech-folder"]["mel"]
+    assert mel == {"hop_length": 1200, "n_fft": 4800, "win_length": 4800}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,10 +18,11 @@ from compressor.errors import CompressorError
 from compressor.report import Report
 from compressor.sweep import working
 from compressor.sweep.definition import Sweep
+from compressor.sweep.executors import terminated_as_interrupted
 from compressor.sweep.life import signs_of_life
 from compressor.sweep.results import Results, results_of
 from compressor.sweep.study import open_study
-from compressor.sweep.trials import left_to_do, next_trial, take_up
+from compressor.sweep.trials import DEATHS, left_to_do, next_trial, take_up
 from compressor.sweep.working import work
 from tests.compressor.tiny_sweep import tiny_sweep
 
@@ -181,3 +184,19 @@ def test_no_password_is_told(made: Sweep) -> None:
         open_study(replace(made, storage="postgresql://me:secret@127.0.0.1:1/x"))
     assert "postgresql://me:***@127.0.0.1:1/x" in str(told.value)
     assert "secret" not in str(told.value)
+
+
+def test_who_is_told_to_end_tells_that_its_trial_was_interrupted(made: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> Report:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal has come")
+
+    before = signal.getsignal(signal.SIGTERM)
+    take_up(made, open_study(made))
+    monkeypatch.setattr(working, "_run", killed)
+    with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
+        work(made)
+    assert signal.getsignal(signal.SIGTERM) == before
+    first = open_study(made).trials[0]
+    assert first.state == TrialState.FAIL
+    assert first.user_attrs.get(DEATHS, 0) == 0

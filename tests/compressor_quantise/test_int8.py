@@ -75,6 +75,12 @@ def test_the_layers_that_alone_move_the_output_most_stay_in_float_and_no_more_th
     assert drift(rewritten(tmp_path, max_drift=100.0, ignore=most[:-1]).content) > allowed
 
 
+def test_an_onnxruntime_that_keeps_no_ranges_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = rewritten(tmp_path, max_drift=0.05, targets=["*resblocks.0*"])
+    monkeypatch.setattr("compressor_quantise.quantising.KEEPS_RANGES", False)
+    assert rewritten(tmp_path, max_drift=0.05, targets=["*resblocks.0*"]) == kept
+
+
 def test_what_is_ignored_stays_in_float(tmp_path: Path) -> None:
     outcome = rewritten(tmp_path, max_drift=100.0, targets=["*resblocks*"], ignore=["*convs2*"])
     chosen = [name for name in quantisable(CONTENT, ("Conv",)) if "resblocks" in name and "convs2" not in name]
