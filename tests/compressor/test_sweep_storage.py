@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from compressor.errors import CompressorError, RunFolderError
 from compressor.progress import SilentReporter
 from compressor.run_folder import LOCK, try_lock
-from compressor.sweep import life, storage, study, working
+from compressor.sweep import storage, study, working
 from compressor.sweep.definition import Sweep
 from compressor.sweep.folder import claimed
 from compressor.sweep.life import Lives
@@ -130,7 +130,7 @@ def test_the_seed_of_any_machine_is_one_that_numpy_takes(made: Sweep, monkeypatc
 
 def test_who_looks_seldom_takes_nobody_for_dead(made: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(life.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("compressor.sweep.life.time.monotonic", lambda: clock[0])
     shared = replace(made, shared=True)
     opened = open_study(shared)
     assert next_trial(shared, opened) is not None
