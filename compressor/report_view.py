@@ -9,6 +9,7 @@ from compressor.figures import NOTHING, duration_in_words, in_words, ratio_in_wo
 from compressor.report import GateVerdict, Measurement, Report, StageRecord, Verdict
 from compressor.signal_metric import split_measured_name
 
+_ABBREVIATIONS = {"f0", "f1", "l1", "l2", "mse", "pesq", "rmse", "snr", "stft", "stoi", "wb"}
 _LABELS = {"macs": "MACs", "bytes": "file size", "rtf": "real-time factor", "speedup": "speed-up"}
 _AMOUNT_UNITS = ("B", "bytes", "MAC", "parameters")
 _TIME_UNITS = ("ms", "s")
@@ -63,7 +64,8 @@ class Judgement:
 def label(metric: str) -> str:
     """Return a metric's name as a reader would say it."""
     name, against = split_measured_name(metric)
-    said = _LABELS.get(name, name.replace("_", " ").replace("-", " "))
+    words = name.replace("_", " ").replace("-", " ").split()
+    said = _LABELS.get(name, " ".join(word.upper() if word in _ABBREVIATIONS else word for word in words))
     return f"{said} against the recording" if against == "recording" else said
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import PurePath
 
 from compressor.figures import in_words
 from compressor.report_html import render_page
 from compressor.sweep.results import Results, Tried
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 240, 58, 345, 14, 200
+LABEL_WIDTH, LABEL_HEIGHT = 14, 9
+"""Room that a number takes beside a dot."""
 COSTS = ("parameters", "macs", "latency")
 """Costs that are drawn and listed besides what trials are compared by, where they were measured."""
 
@@ -24,6 +27,8 @@ class Dot:
     y: float
     kind: str
     """`front`, `beaten` or `missed`."""
+    label: str
+    """Its number, with those of later trials that would be written over it; empty where an earlier one says it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ def render_sweep(results: Results) -> str:
     return render_page(
         "sweep_template.html.j2",
         results=results,
+        name=PurePath(results.recipe).name,
         paths=list(dict.fromkeys(path for trial in results.trials for path in trial.values)),
         columns=shown,
         rows=[(trial, [cell(trial, name) for name in shown]) for trial in results.trials],
@@ -84,14 +90,29 @@ def _picture(results: Results, across: str, up: str) -> Picture | None:
     if not points:
         return None
     xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
+    places = {trial.number: (_at(x, xs, LEFT, RIGHT), _at(y, ys, BOTTOM, TOP)) for trial, x, y in points}
+    labels = _labels(places)
     dots = tuple(
-        Dot(trial.number, _at(x, xs, LEFT, RIGHT), _at(y, ys, BOTTOM, TOP), _kind(results, trial))
-        for trial, x, y in points
+        Dot(trial.number, *places[trial.number], _kind(results, trial), labels.get(trial.number, ""))
+        for trial, _, _ in points
     )
     entries = {entry.metric: entry for trial, _, _ in points for entry in trial.measurements}
     ends = [in_words(value, entries[across].unit) for value in (min(xs), max(xs))]
     ends += [in_words(value, entries[up].unit) for value in (min(ys), max(ys))]
     return Picture(across, up, dots, *ends)
+
+
+def _labels(places: Mapping[int, tuple[float, float]]) -> dict[int, str]:
+    """Return what is written beside dots: where several lie together, all their numbers beside the first of them."""
+    together: dict[int, list[int]] = {}
+    for number, (x, y) in places.items():
+        first = next((one for one in together if _near(places[one], (x, y))), number)
+        together.setdefault(first, []).append(number)
+    return {first: ", ".join(map(str, numbers)) for first, numbers in together.items()}
+
+
+def _near(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return abs(a[0] - b[0]) < LABEL_WIDTH and abs(a[1] - b[1]) < LABEL_HEIGHT
 
 
 def _at(value: float, values: Sequence[float], first: float, last: float) -> float:

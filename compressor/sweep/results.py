@@ -64,7 +64,7 @@ def results_of(sweep: Sweep, study: optuna.Study) -> Results:
     """Gather what there is; trials that are under way come without figures."""
     trials = tuple(
         _tried(sweep, trial)
-        for trial in latest(sweep, study)
+        for trial in sorted(latest(sweep, study), key=lambda trial: trial.number)
         # One that was interrupted is asked for again.
         if trial.state.name != "WAITING" and (trial.state.name != "FAIL" or REASON in trial.user_attrs)
     )

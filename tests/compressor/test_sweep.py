@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from compressor.errors import CompressorError, RecipeError
 from compressor.memory import Memory
 from compressor.report import Measurement, StageRecord
-from compressor.sweep.page import render_sweep
+from compressor.sweep.page import pictures, render_sweep
 from compressor.sweep.results import Results, Tried, nearest_to_ideal, pareto_front
 from compressor.sweep.space import Listed, Ranged, overrides, parse_varied
 from compressor.sweep.working import Watched
@@ -132,12 +132,13 @@ def test_what_was_made_of_the_same_is_made_once() -> None:
     assert [Memory().once("x", lambda: len(made)) for _ in "12"] == [4, 4]
 
 
-def test_the_page_says_all_that_the_table_does() -> None:
-    def trial(number: int, parameters: float, drift: float) -> Tried:
-        figures = [("parameters", parameters), ("output-drift", drift)]
-        measured = tuple(Measurement(metric=name, value=value) for name, value in figures)
-        return Tried(number=number, values={"rank": number}, state="finished", folder="f", measurements=measured)
+def trial(number: int, parameters: float, drift: float) -> Tried:
+    figures = [("parameters", parameters), ("output-drift", drift)]
+    measured = tuple(Measurement(metric=name, value=value) for name, value in figures)
+    return Tried(number=number, values={"rank": number}, state="finished", folder="f", measurements=measured)
 
+
+def test_the_page_says_all_that_the_table_does() -> None:
     failed = Tried(number=3, values={"rank": 3}, state="pruned", reason="no choice meets <the budget>")
     page = render_sweep(
         Results(
@@ -148,3 +149,14 @@ def test_the_page_says_all_that_the_table_does() -> None:
     for text in ("0.25", "0.5", "no choice meets &lt;the budget&gt;", "trial 1", "best", "http-equiv"):
         assert text in page
     assert page.count("<circle") == 2 + 2
+    assert "<h1>r.yaml: a sweep</h1>" in page
+
+
+def test_dots_that_lie_together_have_one_label_with_all_their_numbers() -> None:
+    front = [trial(1, 1000.0, 0.25), trial(2, 1001.0, 0.2501), trial(3, 5000.0, 0.1), trial(4, 1000.0, 0.9)]
+    results = Results(
+        recipe="/a/r.yaml", objectives=("output-drift",), higher=(False,), front=(1, 3), best=1, trials=tuple(front)
+    )
+    (picture,) = pictures(results)
+    assert [dot.label for dot in picture.dots] == ["1, 2", "", "3", "4"]
+    assert render_sweep(results).count("</circle>") == 4
