@@ -9,8 +9,8 @@ from compressor.figures import NOTHING, duration_in_words, in_words, ratio_in_wo
 from compressor.report import GateVerdict, Measurement, Report, StageRecord, Verdict
 from compressor.signal_metric import split_measured_name
 
-_ABBREVIATIONS = {"f0", "f1", "l1", "l2", "mse", "pesq", "rmse", "snr", "stft", "stoi", "wb"}
-_LABELS = {"macs": "MACs", "bytes": "file size", "rtf": "real-time factor", "speedup": "speed-up"}
+_ABBREVIATIONS = {"f0", "f1", "l1", "l2", "mse", "rmse", "snr", "stft", "stoi"}
+_LABELS = {"macs": "MACs", "pesq-wb": "PESQ-WB", "bytes": "file size", "rtf": "real-time factor", "speedup": "speed-up"}
 _AMOUNT_UNITS = ("B", "bytes", "MAC", "parameters")
 _TIME_UNITS = ("ms", "s")
 

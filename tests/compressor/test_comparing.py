@@ -218,7 +218,7 @@ def test_the_page_needs_nothing_else_and_has_both_runs(made: Callable[..., Finis
     assert len(charts) == 4
     assert all(": A: " in chart and "; B: " in chart for chart in charts)
     assert [line["class"] for line in page.attributes("polyline")].count("curve run-1") == 4
-    assert "stoi higher is better" in page.text
+    assert "STOI higher is better" in page.text
     assert "▲ B is better" in page.text
     assert "▼ B is worse" in page.text
 

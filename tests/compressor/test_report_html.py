@@ -151,7 +151,7 @@ def test_the_stage_table_compares_each_stage_with_the_teacher(page: Page) -> Non
 def test_the_headlines_show_what_was_measured_of_the_finished_student(page: Page) -> None:
     assert "parameters 3.56 M → 1.07 M 30.1% of the teacher" in page.text
     assert "latency 212 ms → 73.8 ms 2.87× as fast" in page.text  # noqa: RUF001
-    assert "mel distance 1.84 dB stoi 0.962" in page.text
+    assert "mel distance 1.84 dB STOI 0.962" in page.text
 
 
 def test_findings_exports_data_licence_environment_and_recipe_are_told(page: Page, report: Report) -> None:

@@ -66,12 +66,12 @@ def test_the_stage_table_has_no_columns_for_what_only_the_finished_student_has(r
 
 def test_gates_are_told_like_the_budget(report: Report) -> None:
     assert verdict_line(report) == (
-        "1 of 2 budget limits missed: latency. 2 of 3 quality gates missed: stoi against the recording, pesq wb."
+        "1 of 2 budget limits missed: latency. 2 of 3 quality gates missed: STOI against the recording, PESQ-WB."
     )
     assert [judgement.text for judgement in judgements(report)][2:] == [
-        "stoi against the recording: 0.85; the gate asks for at least 0.9",
+        "STOI against the recording: 0.85; the gate asks for at least 0.9",
         "band energy: 1.5 dB; the gate asks for at most 2 dB",
-        "pesq wb: not measured (needs: pesq); the gate asks for at least 1.6",
+        "PESQ-WB: not measured (needs: pesq); the gate asks for at least 1.6",
     ]
     passed = report.model_copy(update={"verdicts": (), "gates": GATES[1:2]})
     assert verdict_line(passed) == "The quality gate is passed."
