@@ -86,7 +86,7 @@ class Int8Quantisation(FileStrategy):
             f"square, allowed {self.max_drift:g}; with all {len(chosen)} by {whole:.3g}",
             values={"layers": len(in_bits), "drift": now},
         )
-        findings = (summary, *(_left_in_float(layer, quantiser.drift([layer])) for layer in in_float))
+        findings = (summary, *(_left_in_float(layer, quantiser.drift_alone(layer)) for layer in in_float))
         return FileOutcome(quantiser.file(in_bits), findings)
 
 
@@ -96,7 +96,7 @@ def _in_float(
     """Return the layers to leave in float, of all of which are too many in 8 bits: those that alone move most."""
     moved = {}
     for layer in layers:
-        moved[layer] = quantiser.drift([layer])
+        moved[layer] = quantiser.drift_alone(layer)
         advance()
     order = sorted(layers, key=lambda layer: -moved[layer])
     low, high = 1, len(order)

@@ -73,10 +73,11 @@ class Quantiser:
         self.operators = operators
         self.calibration = calibration
         self.per_channel = per_channel
-        self.wanted = self._outputs(content)
+        self.wanted = self._outputs(content, inputs)
         self.ranges = b""
         """What calibration found, as onnxruntime keeps it; empty before the first time, and where it keeps nothing."""
         self.drifts: dict[tuple[str, ...], float] = {}
+        self.drifts_alone: dict[str, float] = {}
 
     def drift(self, layers: Sequence[str]) -> float:
         """Return the root mean square by which the output moves with these layers in 8 bits, as a share of its own."""
@@ -84,6 +85,12 @@ class Quantiser:
         if key not in self.drifts:
             self.drifts[key] = self._drift(self.file(key))
         return self.drifts[key]
+
+    def drift_alone(self, layer: str) -> float:
+        """Return how far the output moves with one layer in 8 bits, on the first sample: enough to compare layers."""
+        if layer not in self.drifts_alone:
+            self.drifts_alone[layer] = self._drift(self.file([layer]), samples=1)
+        return self.drifts_alone[layer]
 
     def file(self, layers: Sequence[str]) -> bytes:
         """Return the file with these layers in 8 bits."""
@@ -113,12 +120,12 @@ class Quantiser:
                 self.ranges = ranges.read_bytes()
             return target.read_bytes()
 
-    def _outputs(self, content: bytes) -> list[NDArray[np.float64]]:
+    def _outputs(self, content: bytes, inputs: Sequence[Inputs]) -> list[NDArray[np.float64]]:
         session = onnx_session(content)
-        return [session.run(None, dict(sample))[0].astype(np.float64) for sample in self.inputs]
+        return [session.run(None, dict(sample))[0].astype(np.float64) for sample in inputs]
 
-    def _drift(self, content: bytes) -> float:
-        pairs = list(zip(self._outputs(content), self.wanted, strict=True))
+    def _drift(self, content: bytes, samples: int | None = None) -> float:
+        pairs = list(zip(self._outputs(content, self.inputs[:samples]), self.wanted[:samples], strict=True))
         moved = sum(float(np.square(found - wanted).sum()) for found, wanted in pairs)
         whole = sum(float(np.square(wanted).sum()) for _, wanted in pairs)
         drift = float(np.sqrt(moved / max(whole, 1e-300)))
