@@ -95,10 +95,15 @@ def next_trial(sweep: Sweep, study: optuna.Study) -> optuna.Trial | None:
             if not left_to_do(sweep, study):
                 return None
             trial = study.ask()
-            # This machine may sleep here, and another take the trial for dead.
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            try:
                 if _may_begin(sweep, study, trial):
                     return trial
+            except optuna.exceptions.UpdateFinishedTrialError:
+                # This machine slept, and another took the trial for dead.
+                continue
+            except KeyboardInterrupt:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
+                raise
 
 
 def _may_begin(sweep: Sweep, study: optuna.Study, trial: optuna.Trial) -> bool:
