@@ -87,8 +87,11 @@ def _whole(mel: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is known of an analysis, and what follows where HiFi-GAN's own windows or bands do not fit it."""
     found = dict(mel)
     if isinstance(hop := found.get("hop_length"), int) and hop > _USUAL_WINDOW:
-        found.setdefault("n_fft", 4 * hop)
-        found.setdefault("win_length", found["n_fft"])
+        found.setdefault("n_fft", found.get("win_length", 4 * hop))
+    # One that is told without the other: a window as long as the transform.
+    for told, other in (("n_fft", "win_length"), ("win_length", "n_fft")):
+        if told in found:
+            found.setdefault(other, found[told])
     if isinstance(rate := found.get("sample_rate"), int) and rate < 2 * _USUAL_FMAX:
         found.setdefault("fmax", rate / 2)
     return found

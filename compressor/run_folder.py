@@ -166,7 +166,8 @@ class RunFolder:
 def is_busy(path: Path) -> bool:
     """Say whether another process writes a run into a folder at this moment."""
     try:
-        with (path / LOCK).open() as lock:
+        # To be written: where locks go over a network, one that excludes others needs that.
+        with (path / LOCK).open("r+") as lock:
             return not try_lock(lock.fileno())
     except OSError:
         return False
@@ -186,7 +187,7 @@ def _locked(path: Path) -> TextIO | None:
         lock.close()
 
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 def try_lock(descriptor: int) -> bool:
@@ -201,5 +202,5 @@ def try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno in NO_LOCKS
+        return error.errno not in HELD
     return True

@@ -30,10 +30,14 @@ _MODEL_LINE = re.compile(rb"^(\s*model\s*:\s*)[^#\r\n]*?(\s*(?:#.*)?)$", re.MULT
 def described_mel(description: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a `vocoder.yaml` says of the mel analysis, as recipes have it."""
     return {
-        option: str(description[name]).lower() if name in _WORDS else description[name]
+        option: _word(description[name]) if name in _WORDS else description[name]
         for name, option in MEL_OPTIONS.items()
         if name in description
     }
+
+
+def _word(value: Any) -> str:
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).lower()
 
 
 def student_sidecars(source: str, student: str) -> dict[str, bytes]:

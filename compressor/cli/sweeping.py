@@ -136,6 +136,8 @@ def _write_if_possible(sweep: Sweep, study: optuna.Study, reporter: Reporter) ->
     """Write what there is; that it cannot be written or asked for just now is no reason to end trainings."""
     try:
         _write(sweep, study)
+    except StorageLostError:
+        raise
     except (CompressorError, OSError) as error:
         reporter.say(f"the results so far cannot be written: {error}")
 

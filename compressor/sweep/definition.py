@@ -87,7 +87,7 @@ class Sweep:
 
         try:
             url = make_url(self.storage)
-        except ArgumentError:  # That it is no storage is told where it is opened.
+        except (ArgumentError, ValueError):  # That it is no storage is told where it is opened.
             return None
         return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
@@ -15,6 +16,9 @@ from typing import Any
 from compressor.errors import CompressorError
 from compressor.sweep.definition import Sweep
 from compressor.sweep.working import LOOK_SECONDS, work
+
+GOODBYE_SECONDS = 60.0
+"""How long workers that are told to end may take to say how far they got."""
 
 
 def in_processes(sweep: Sweep, workers: int, look: Callable[[], object]) -> None:
@@ -33,15 +37,25 @@ def in_processes(sweep: Sweep, workers: int, look: Callable[[], object]) -> None
                 process.join(LOOK_SECONDS)
                 look()
     except BaseException:
-        for process in processes:
-            if process.pid is not None:
-                process.terminate()
-                process.join()
+        _end_all([process for process in processes if process.pid is not None])
         raise
     if any(process.exitcode for process in processes):
         raise CompressorError(
             "a process of the sweep died; finished trials are kept, and the same command goes on with the rest"
         )
+
+
+def _end_all(processes: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    """Tell all to end before any is waited for, and end those that do not."""
+    for process in processes:
+        process.terminate()
+    until = time.monotonic() + GOODBYE_SECONDS
+    try:
+        for process in processes:
+            process.join(max(0.0, until - time.monotonic()))
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def _worker(sweep: Sweep, worker: int) -> None:
@@ -53,8 +67,12 @@ def _worker(sweep: Sweep, worker: int) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         work(sweep, worker)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGTERM)
+    except CompressorError as error:
+        sys.exit(str(error))
 
 
 @contextmanager
@@ -68,6 +86,8 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def _interrupt(*_: object) -> None:
+    # Once: a scheduler tells a whole group, and the first process tells its workers again.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 """Seconds between tries of a storage that cannot be reached."""
+PATIENCE_SECONDS = sum(PAUSES)
+"""After which no try follows, however long each took."""
 Found = TypeVar("Found")
 
 
@@ -27,7 +29,7 @@ def patient_storage(url: str, say: Callable[[str], object]) -> BaseStorage:
     from optuna.storages import BaseStorage, RDBStorage
 
     # A file is locked for as long as another process writes; a server may have closed a connection meanwhile.
-    engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    engine = {"connect_args": {"timeout": 30}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     kept = RDBStorage(url, engine_kwargs=engine)
 
     def patient(name: str) -> Callable[..., Any]:
@@ -49,11 +51,12 @@ def patiently(action: Callable[[], Found], say: Callable[[str], object]) -> Foun
     """
     from optuna.exceptions import StorageInternalError
 
+    until = time.monotonic() + PATIENCE_SECONDS
     for tried, pause in enumerate((*PAUSES, None)):
         try:
             return action()
         except StorageInternalError as error:
-            if pause is None or not _may_pass(error):
+            if pause is None or time.monotonic() > until or not _may_pass(error):
                 raise StorageLostError(
                     f"the storage cannot be used any more: {error.__cause__ or error}. The same command goes on where "
                     "this one ended."

@@ -100,7 +100,12 @@ def _run_and_tell(sweep: Sweep, trial: optuna.Trial, memory: Memory, reporter: R
 
 def _tell(trial: optuna.Trial, told: Mapping[str, Any]) -> None:
     with contextlib.suppress(optuna_library().exceptions.UpdateFinishedTrialError):
-        trial.study.tell(trial, **told, skip_if_finished=True)
+        try:
+            trial.study.tell(trial, **told, skip_if_finished=True)
+        except KeyboardInterrupt:
+            # What is known is told all the same.
+            trial.study.tell(trial, **told, skip_if_finished=True)
+            raise
 
 
 def _unforeseen(error: Exception) -> str:

@@ -104,6 +104,9 @@ def test_a_described_vocoders_recipe_passes_all_checks(tiny_onnx: Path, tmp_path
     ("described", "option", "value"),
     [
         ({"mel_base": 10}, "log", "10"),
+        ({"mel_base": 10.0}, "log", "10"),
+        ({"fft_size": 512}, "win_length", 512),
+        ({"win_size": 2048}, "n_fft", 2048),
         ({"mel_scale": "HTK"}, "mel_scale", "htk"),
         ({"sample_rate": 12000}, "fmax", 6000),
     ],

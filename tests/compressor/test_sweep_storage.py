@@ -198,5 +198,7 @@ def test_where_there_are_no_locks_nobody_waits_for_one(tmp_path: Path, monkeypat
         assert not try_lock(again.fileno())
         monkeypatch.setattr(fcntl, "flock", Failing(1, None, OSError(errno.ENOLCK, "No locks available")))
         assert try_lock(again.fileno())
+        monkeypatch.setattr(fcntl, "flock", Failing(1, None, OSError(errno.EBADF, "Bad file descriptor")))
+        assert try_lock(again.fileno())
         monkeypatch.setattr(fcntl, "flock", Failing(1, None, OSError(errno.EACCES, "Permission denied")))
         assert not try_lock(again.fileno())

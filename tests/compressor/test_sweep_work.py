@@ -197,6 +197,36 @@ def test_who_is_told_to_end_tells_that_its_trial_was_interrupted(made: Sweep, mo
     with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
         work(made)
     assert signal.getsignal(signal.SIGTERM) == before
+    # A second signal, as a scheduler's and then the first process's, is not heard while that is told.
     first = open_study(made).trials[0]
     assert first.state == TrialState.FAIL
     assert first.user_attrs.get(DEATHS, 0) == 0
+
+
+def test_a_result_that_is_known_is_told_though_an_interruption_comes_as_it_is(
+    made: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_up(made, open_study(made))
+    opened = open_study(made)
+    tell, told = opened.tell, []
+
+    def interrupted(*asked: Any, **named: Any) -> Any:
+        told.append(named["state"])
+        if len(told) == 1:
+            raise KeyboardInterrupt
+        return tell(*asked, **named)
+
+    monkeypatch.setattr(opened, "tell", interrupted)
+    monkeypatch.setattr(working, "open_study", lambda *_: opened)
+    with pytest.raises(KeyboardInterrupt):
+        work(made)
+    assert [trial.state for trial in found(made).trials] == ["finished"]
+
+
+@pytest.mark.parametrize("url", ["no url", "postgresql://me:secret@host:port/x"])
+def test_what_is_no_storage_is_told(made: Sweep, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setattr("compressor.sweep.study.CREATED_SECONDS", 0.0)
+    wrong = replace(made, storage=url)
+    assert wrong.database is None
+    with pytest.raises(CompressorError, match="cannot be used"):
+        open_study(wrong)

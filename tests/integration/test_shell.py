@@ -76,7 +76,7 @@ def test_an_interrupted_run_says_how_it_goes_on(folder: Path) -> None:
                 break
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
-    assert process.returncode == 130
+    assert process.returncode == 130, rest
     assert "interrupted; the same command goes on" in rest
     assert "Traceback" not in rest
 
