@@ -28,9 +28,7 @@ def patient_storage(url: str, say: Callable[[str], object]) -> BaseStorage:
     """Return Optuna's storage at an SQLAlchemy URL, each of whose methods is patient; `say` hears of outages."""
     from optuna.storages import BaseStorage, RDBStorage
 
-    # A file is locked for as long as another process writes; a server may have closed a connection meanwhile.
-    engine = {"connect_args": {"timeout": 30}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    kept = RDBStorage(url, engine_kwargs=engine)
+    kept = RDBStorage(url, engine_kwargs=_engine(url))
 
     def patient(name: str) -> Callable[..., Any]:
         def method(_: BaseStorage, *arguments: Any, **named: Any) -> Any:
@@ -41,6 +39,17 @@ def patient_storage(url: str, say: Callable[[str], object]) -> BaseStorage:
     methods = {name: patient(name) for name in BaseStorage.__abstractmethods__}
     storage: BaseStorage = type("PatientStorage", (BaseStorage,), methods)()
     return storage
+
+
+def _engine(url: str) -> dict[str, Any]:
+    """Return how SQLAlchemy is to reach a database."""
+    from sqlalchemy.pool import NullPool
+
+    if not url.startswith("sqlite"):
+        # A server may have closed a connection meanwhile.
+        return {"pool_pre_ping": True}
+    # A file is locked for as long as another process writes; closed after each use, for nobody says when a study ends.
+    return {"connect_args": {"timeout": 30}, "poolclass": NullPool}
 
 
 def patiently(action: Callable[[], Found], say: Callable[[str], object]) -> Found:
