@@ -21,6 +21,7 @@ from compressor.sweep.definition import Sweep
 from compressor.sweep.executors import terminated_as_interrupted
 from compressor.sweep.life import signs_of_life
 from compressor.sweep.results import Results, results_of
+from compressor.sweep.storage import patient_storage
 from compressor.sweep.study import open_study
 from compressor.sweep.trials import DEATHS, left_to_do, next_trial, take_up
 from compressor.sweep.working import work
@@ -173,7 +174,8 @@ def test_what_another_machine_took_for_dead_is_left_to_it(made: Sweep, monkeypat
 def test_a_study_of_ones_own_is_left_alone(made: Sweep) -> None:
     import optuna
 
-    study = optuna.create_study(study_name=made.recipe.stem, storage=made.storage, direction="minimize")
+    storage = patient_storage(made.storage, print)
+    study = optuna.create_study(study_name=made.recipe.stem, storage=storage, direction="minimize")
     study.add_trial(optuna.trial.create_trial(value=1.0))
     with pytest.raises(CompressorError, match="holds a sweep 'recipe' of another"):
         open_study(made)

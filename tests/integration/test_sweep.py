@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from compressor.cli import main
 from compressor.errors import RunFolderError
 from compressor.sweep.results import Results, Tried
+from compressor.sweep.storage import patient_storage
 from compressor.sweep.trials import DEATHS, values_of
 from tests.integration.installing import COMPRESS
 from tests.integration.tiny_recipe import write_tiny_recipe
@@ -116,7 +117,8 @@ def test_eight_trials_stopped_and_resumed(how: signal.Signals, workers: int, fol
     )
     assert (folder / "out/sweep.html").read_text(encoding="utf-8").count("<tr>") >= 8
     # Workers that are told to end say so, but for one that is between two trials; a kill counts for all under way.
-    study = optuna.load_study(study_name="recipe", storage=f"sqlite:///{folder / 'out/study.db'}")
+    storage = patient_storage(f"sqlite:///{folder / 'out/study.db'}", print)
+    study = optuna.load_study(study_name="recipe", storage=storage)
     dead = {json.dumps(values_of(trial)) for trial in study.trials if trial.user_attrs.get(DEATHS)}
     assert len(dead) <= (1 if how == signal.SIGINT else workers)
     # All is done: nothing is left to try.
