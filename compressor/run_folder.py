@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 STATE = "run.json"
 LOCK = "run.lock"
+HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+"""What a system says of a lock that another process has; other errors mean that there are no locks."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -185,9 +187,6 @@ def _locked(path: Path) -> TextIO | None:
             if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 return lock
         lock.close()
-
-
-HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 def try_lock(descriptor: int) -> bool:

@@ -99,7 +99,7 @@ def run_sweep(asked: Asked) -> None:
         if left := take_up(sweep, study):
             reporter.say(f"trials that were interrupted, failed or have lost their files are taken up again: {left}")
         to_do = left_to_do(sweep, study)
-        reporter.say(f"trials to run: {to_do}; results: {folder / 'sweep.html'}")
+        reporter.say(f"trials to run: {to_do}; results: {folder / PAGE}")
         # Where others are at work, theirs may come to be taken up as well.
         workers = asked.workers if sweep.shared else max(1, min(asked.workers, to_do))
 
@@ -120,7 +120,7 @@ def run_sweep(asked: Asked) -> None:
             raise
         results = _write(sweep, study)
     _print(results)
-    click.echo(f"\nlook: {folder / 'sweep.html'}")
+    click.echo(f"\nlook: {folder / PAGE}")
     if results.best is not None:
         click.echo(f"the recipe of trial {results.best}: {folder / 'best.yaml'}")
     if not any(trial.state == "finished" for trial in results.trials):

@@ -82,9 +82,13 @@ def _created(create: Callable[[], optuna.Study], shown: str) -> optuna.Study:
     time.sleep(CREATED_SECONDS)
     try:
         return create()
+    except ValueError as error:
+        # What it could not read may be part of a password.
+        raise CompressorError(f"the storage {shown} cannot be used: it is no URL that SQLAlchemy reads") from error
     except Exception as error:
         raise CompressorError(f"the storage {shown} cannot be used: {error}") from error
 
 
 def _without_password(storage: str) -> str:
-    return re.sub(r"(//[^:/@]+):[^@]*@", r"\1:***@", storage)
+    # Up to the last @: a password may have one of its own.
+    return re.sub(r"(//[^:/@]+):.*@", r"\1:***@", storage)

@@ -225,10 +225,11 @@ def test_a_result_that_is_known_is_told_though_an_interruption_comes_as_it_is(
     assert [trial.state for trial in found(made).trials] == ["finished"]
 
 
-@pytest.mark.parametrize("url", ["no url", "postgresql://me:secret@host:port/x"])
+@pytest.mark.parametrize("url", ["no url", "postgresql://me:secret@host:port/x", "postgresql://me:p@secret:w@host/x"])
 def test_what_is_no_storage_is_told(made: Sweep, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setattr("compressor.sweep.study.CREATED_SECONDS", 0.0)
     wrong = replace(made, storage=url)
     assert wrong.database is None
-    with pytest.raises(CompressorError, match="cannot be used"):
+    with pytest.raises(CompressorError, match="cannot be used") as told:
         open_study(wrong)
+    assert "secret" not in str(told.value)
