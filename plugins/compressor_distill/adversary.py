@@ -66,10 +66,19 @@ class AdversarialLearner(Learner):
     def step(self, parts: Sequence[Batch], done: float, rate: float) -> dict[str, float]:
         """Take one step of the student, unless the discriminators still learn alone, and one of theirs."""
         self.seen = []
-        losses = self._listen(parts) if self._alone else super().step(parts, done, rate)
+        losses = self._listen(parts) if self._alone else super().step(parts, done, self._own(rate))
         found = self._judge(self.adversarial.discriminator_learning_rate * rate / self.phase.learning_rate)
         self.steps += 1
         return {**losses, "discriminator": found}
+
+    def _own(self, rate: float) -> float:
+        """Return the student's learning rate: it warms up from its own first step on, not from the discriminators'."""
+        steps, alone, over = self.steps, self.adversarial.discriminators_alone, max(1, self.options.warmup_steps)
+        return rate * min(1.0, (steps - alone + 1) / over) / min(1.0, (steps + 1) / over)
+
+    @property
+    def has_moved(self) -> bool:
+        return self.steps > self.adversarial.discriminators_alone
 
     def _listen(self, parts: Sequence[Batch]) -> dict[str, float]:
         """Run the student for its discriminators alone."""

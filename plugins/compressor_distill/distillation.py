@@ -65,8 +65,9 @@ class Distillation(Strategy):
     validate_every: int = Field(default=250, ge=1, description="steps between validations")
     keep: Literal["best", "last"] = Field(
         default="best",
-        description="which weights the student has in the end: the best in validation, or the last; where a training "
-        "was stopped because it went wrong, the best in any case",
+        description="which weights the student has in the end: the best in validation (of an adversarial phase the "
+        "last that were sound, for spectral losses cannot judge it), or the last in any case but where a training was "
+        "stopped because it went wrong",
     )
     ema: float = Field(
         default=0.0,

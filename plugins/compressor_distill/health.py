@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from compressor.report import CurvePoint
 
 EXPLODED = 10.0
 """A loss this many times its running median has exploded."""
@@ -55,6 +59,13 @@ class Health:
         if score > WORSE * max(best, LEAST):
             return f"validation got {score / max(best, LEAST):.1f} times worse than its best"
         return ""
+
+
+def overfitting_in(curve: Sequence[CurvePoint]) -> str:
+    """Return the same warning for a phase's curve."""
+    return overfitting(
+        [sum(point.losses.values()) for point in curve], [sum(point.validation.values()) for point in curve]
+    )
 
 
 def overfitting(training: list[float], validation: list[float]) -> str:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 R = TypeVar("R")
+MOST_SKIPPED = 40
+"""Steps in a row that fp16 may skip, each at half the scale of the one before; none is left after so many."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Optimised:
     precision: Precision
     optimiser: torch.optim.AdamW = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
+    skipped: int = 0
+    """Steps in a row whose gradient was no finite number."""
 
     def __post_init__(self) -> None:
         self.optimiser = torch.optim.AdamW(
@@ -81,9 +85,11 @@ class Optimised:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.options.gradient_clip)
         # One look at the device: each waits until all before it is computed.
         *found, length = torch.cat([values, norm.reshape(1)]).tolist()
+        self.skipped = 0 if math.isfinite(length) else self.skipped + 1
         # A scaler skips steps of infinite gradients by itself: that is how it finds its scale.
-        # And a loss that is no finite number says more than its gradient.
-        if self.precision != "fp16" and all(map(math.isfinite, found)) and not math.isfinite(length):
+        allowed = MOST_SKIPPED if self.precision == "fp16" else 0
+        # A loss that is no finite number says more than its gradient.
+        if self.skipped > allowed and all(map(math.isfinite, found)):
             raise Unhealthy("the gradient is no finite number")
         return found
 
@@ -133,6 +139,11 @@ class Learner:
         self.optimised = self._optimised()
         self.health = Health()
         self.passing = self._captured(self._pass)
+
+    @property
+    def has_moved(self) -> bool:
+        """Say whether the student has learnt in this phase, or does from the first step on."""
+        return True
 
     def _captured(self, work: Callable[[Batch, Constants], R]) -> Captured[R]:
         return Captured(work, self.company.device, self.reporter, wanted=self.options.cuda_graphs)

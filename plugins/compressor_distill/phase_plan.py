@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from compressor_distill.distillation import Distillation
 
-BLOCK_WISE = "block-wise"
+BLOCK_WISE, END_TO_END, ADVERSARIAL = "block-wise", "end-to-end", "adversarial"
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,13 @@ class PlannedPhase:
         """Say whether the teacher's features are looked at in it."""
         return self.label == BLOCK_WISE or self.options.feature_weight > 0
 
-    @property
-    def adversarial(self) -> bool:
-        """Say whether discriminators judge in it."""
-        return isinstance(self.options, AdversarialPhase)
-
 
 def planned_phases(options: Distillation) -> list[PlannedPhase]:
     """Return the phases in order; each has its share, by steps, of the time that is allowed."""
     named: list[tuple[str, Phase]] = [
         (BLOCK_WISE, options.block_wise),
-        ("end-to-end", options.end_to_end),
-        ("adversarial", options.adversarial),
+        (END_TO_END, options.end_to_end),
+        (ADVERSARIAL, options.adversarial),
     ]
     allowed = 60 * options.max_minutes if options.max_minutes else math.inf
     total = max(1, sum(phase.steps for _, phase in named))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DiscriminatorName = Literal["multi-period", "multi-scale", "multi-resolution"]
 
@@ -42,3 +42,12 @@ class AdversarialPhase(Phase):
     discriminators_alone: int = Field(default=50, ge=0, description="first steps, in which only discriminators learn")
     adversarial_weight: float = Field(default=0.05, ge=0, description="factor of the student's adversarial loss")
     matching_weight: float = Field(default=0.1, ge=0, description="factor of the discriminators' feature matching")
+
+    @model_validator(mode="after")
+    def _student_learns(self) -> AdversarialPhase:
+        if 0 < self.steps <= self.discriminators_alone:
+            raise ValueError(
+                f"the student would learn nothing: in the first {self.discriminators_alone} steps "
+                f"(discriminators_alone) only discriminators do, and there are {self.steps}"
+            )
+        return self

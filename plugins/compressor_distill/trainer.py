@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from compressor.errors import DataError
 from compressor.processes import Company, company
-from compressor.strategy import Finding, StageOutcome
+from compressor.strategy import StageOutcome
 from compressor_distill.adversary import check_judged
-from compressor_distill.checkpoint import load_checkpoint, save_checkpoint
+from compressor_distill.best_weights import BestWeights
+from compressor_distill.checkpoint import Due, load_checkpoint, save_checkpoint
 from compressor_distill.feature_points import find_points
 from compressor_distill.folded_convolution import training_form
-from compressor_distill.health import Health, overfitting
+from compressor_distill.health import Health, overfitting_in
 from compressor_distill.interruptions import Interruptions
 from compressor_distill.learner import Learner, Unhealthy
 from compressor_distill.lesson import Lesson
+from compressor_distill.notes import Notes
 from compressor_distill.objective import thaw, to_training
 from compressor_distill.phase_plan import PlannedPhase, learner_for, planned_phases
 from compressor_distill.phase_signals import PhaseSignals
@@ -33,7 +33,7 @@ from compressor_distill.training_progress import Progress
 from compressor_distill.validation import Validated, Validation
 
 if TYPE_CHECKING:
-    from compressor.report import CurvePoint
+    pass
 
 MOST_SETBACKS = 4
 
@@ -61,15 +61,17 @@ class Trainer:
         to_training(self.student.to(self.device))
         thaw(self.student, self.options.frozen)
         self.phases = planned_phases(self.options)
-        self.precision = chosen_precision(self.options.precision, self.device)
+        # One for all: machines of a company may differ.
+        self.precision = company.agreed(chosen_precision(self.options.precision, self.device))
         self.log = TrainingLog(lesson.workdir / "tensorboard" if company.leads else None, lesson.data.sample_rate)
         self.average = RunningAverage(self.student, self.options.ema)
         self.progress = Progress()
-        self.best: dict[str, Tensor] = {}
-        self.notes: list[Finding] = []
+        self.best = BestWeights()
+        self.notes = Notes(lesson.reporter)
         self.interruptions = Interruptions()
         self.halfway = False
         self.signals: PhaseSignals
+        self.heard: TeacherSignals
         self.validation: Validation
         self.learner: Learner
 
@@ -88,26 +90,20 @@ class Trainer:
             stack.enter_context(self.log)
             stack.enter_context(self.interruptions)
             ended_well = self._run_phases()
-        self._keep_weights(last=self.options.keep == "last" and ended_well)
-        self.student.cpu().eval().to(memory_format=torch.contiguous_format)
-        return StageOutcome(self.student, tuple(self.notes), tuple(self.log.curve))
-
-    def _keep_weights(self, *, last: bool) -> None:
-        """Give the student the weights that it is to have in the end."""
+        last = self.options.keep == "last" and ended_well
         with self.average.shown(self.student) as shown:
-            self.student.load_state_dict(weights_on_cpu(shown) if last else self.best)
-        kept = "; the last ones are kept" if last else " and are kept"
-        self.notes.append(Finding(f"the weights of {self.progress.best_step} were best in validation{kept}"))
+            self.student.load_state_dict(weights_on_cpu(shown) if last else self.best.weights)
+        self.notes.messages.append(self.best.told(self.progress, last=last))
+        self.student.cpu().eval().to(memory_format=torch.contiguous_format)
+        return StageOutcome(self.student, self.notes.findings, tuple(self.log.curve))
 
     def _say_what_comes(self, signals: TeacherSignals) -> None:
         points = ", ".join(map(str, self.points)) or "none: only outputs are compared"
         helped = f", {self.company.of} processes" if self.company.of > 1 else ""
         cut = f"segments of {signals.segment}" if signals.segmented else "whole"
-        self._tell(f"features are compared at {points}; {len(signals.inputs)} samples, {cut}, {self.precision}{helped}")
-
-    def _tell(self, message: str) -> None:
-        self.notes.append(Finding(message))
-        self.lesson.reporter.say(message)
+        self.notes.tell(
+            f"features are compared at {points}; {len(signals.inputs)} samples, {cut}, {self.precision}{helped}"
+        )
 
     def _run_phases(self) -> bool:
         """Run the phases; False where one was stopped because it went wrong."""
@@ -118,54 +114,58 @@ class Trainer:
             check_judged(self.options.adversarial, judged.samples_of_segment())
         if saved is None:
             self._validate("start")
+        else:
+            # What 'auto' means may be another here.
+            self.precision = saved["precision"]
         first = saved["progress"]["phase"] if saved else 0
         for index, phase in enumerate(self.phases):
             if index < first or not phase.options.steps:
                 continue
-            signals = self._start_phase(index, phase, saved if index == first else None)
+            self._start_phase(index, phase, saved if index == first else None)
             try:
-                self._run_phase(phase, signals)
+                self._run_phase(phase)
             except Stopped as reason:
-                self._tell(f"training stopped: {reason}; the last good weights are kept")
+                self.notes.tell(f"training stopped: {reason}; the last good weights are kept")
                 return False
         return True
 
-    def _start_phase(self, index: int, phase: PlannedPhase, saved: dict[str, Any] | None) -> TeacherSignals:
+    def _start_phase(self, index: int, phase: PlannedPhase, saved: dict[str, Any] | None) -> None:
         left = phase.options.steps - (saved["progress"]["step"] if saved else 0)
-        signals = self.signals.begin(phase, left, saved["settled"] if saved else None)
+        self.heard = self.signals.begin(phase, left, saved["settled"] if saved else None)
         self.learner = learner_for(
             self.options, phase, self.student, self.points, self.company, self.precision, self.lesson.reporter
         )
         if saved is not None:
             self._restore(saved)
-            return signals
+            return
         self.progress.phase, self.progress.step = index, 0
-        if phase.adversarial:
-            # What discriminators teach, spectral losses count as an error: the best of this phase is wanted.
-            self.progress.best_score = math.inf
+        self._fit_projections()
+        # What was settled by the clock holds from here on.
+        self._save()
+
+    def _fit_projections(self) -> None:
         if self.learner.objective.projections:
-            self.learner.fit_projections(signals.batch((self.lesson.seed, index, 0), self._batch_size(phase)))
-        return signals
+            phase, seed = self.phases[self.progress.phase], (self.lesson.seed, self.progress.phase, self.progress.step)
+            self.learner.fit_projections(self.heard.batch(seed, self._batch_size(phase)))
 
     def _batch_size(self, phase: PlannedPhase) -> int:
         return phase.options.batch_size or self.options.batch_size
 
-    def _run_phase(self, phase: PlannedPhase, signals: TeacherSignals) -> None:
+    def _run_phase(self, phase: PlannedPhase) -> None:
         progress, begun, spent = self.progress, time.monotonic(), self.progress.seconds
-        saved_at, saved_step = begun, progress.step
+        due = Due(self.options.checkpoint_seconds, self.options.checkpoint_steps, progress.step)
         allowed = phase.schedule.ends_at_seconds - spent
         with self.lesson.reporter.task(phase.label, phase.options.steps, done=progress.step, at_most=allowed) as task:
             try:
                 while (done := phase.schedule.done(progress.step, progress.seconds)) < 1.0:
                     with self._together():
                         self._validate_if_due(phase.label)
-                        self._step(phase, signals, done)
+                        self._step(phase, done)
                     progress.seconds = self._agreed_time(spent + time.monotonic() - begun)
                     task.advance(1, self.log.text())
                     self.interruptions.let_through()
-                    if self._checkpoint_is_due(time.monotonic() - saved_at, progress.step - saved_step):
+                    if due.now(progress.step):
                         self._save()
-                        saved_at, saved_step = time.monotonic(), progress.step
             except KeyboardInterrupt:
                 if not self.halfway:
                     self._save()
@@ -173,9 +173,13 @@ class Trainer:
         self.learner.end()
         self._validate(phase.label)
         if progress.step < phase.options.steps:
-            self._tell(
+            self.notes.tell(
                 f"max_minutes ended {phase.label} after {progress.step} of {phase.options.steps} steps on this machine"
             )
+        if not self.learner.has_moved:
+            self.notes.tell(f"{phase.label} ended while discriminators still learnt alone: the student is as before")
+        # Without a checkpoint: it goes on from the last one.
+        self.interruptions.let_through()
 
     @contextmanager
     def _together(self) -> Iterator[None]:
@@ -188,16 +192,12 @@ class Trainer:
         """Return the seconds by which a schedule is shortened: the same in all processes."""
         return self.company.agreed(seconds) if self.options.max_minutes else seconds
 
-    def _checkpoint_is_due(self, seconds: float, steps: int) -> bool:
-        every = self.options.checkpoint_steps
-        return seconds >= self.options.checkpoint_seconds or (every is not None and steps >= every)
-
-    def _step(self, phase: PlannedPhase, signals: TeacherSignals, done: float) -> None:
+    def _step(self, phase: PlannedPhase, done: float) -> None:
         # The seed makes the data position part of the step: nothing to save, nothing to lose.
         seed = (self.lesson.seed, self.progress.phase, self.progress.step)
         pieces = self.options.accumulate
         parts = [
-            signals.batch(
+            self.heard.batch(
                 seed, self._batch_size(phase), (self.company.index * pieces + piece, self.company.of * pieces)
             )
             for piece in range(pieces)
@@ -220,10 +220,14 @@ class Trainer:
         where = f"{self.phases[progress.phase].label} step {progress.step}"
         if progress.setbacks > MOST_SETBACKS:
             raise Stopped(f"{where}: {reason}; it has gone wrong {progress.setbacks} times")
-        self._tell(f"{where}: {reason}; going back to the weights of {progress.best_step} at half the learning rate")
-        self.student.load_state_dict(self.best)
+        self.notes.tell(
+            f"{where}: {reason}; going back to the weights of {progress.best_step} at half the learning rate"
+        )
+        self.student.load_state_dict(self.best.weights)
         self.average.restart(self.student)
         self.learner.forget()
+        # Those that learnt beside weights that went wrong fit these no longer.
+        self._fit_projections()
 
     def _validate_if_due(self, label: str) -> None:
         """Validate before the next step, and not after the last, so that an interruption between them loses nothing."""
@@ -241,10 +245,9 @@ class Trainer:
                 progress.level_at_start = found.level_db
             where = label if label == "start" else f"{label} step {progress.step}"
             wrong = Health.of_validation(found.score, progress.lowest_score, found.level_db, progress.level_at_start)
-            if found.score < progress.best_score and not wrong:
-                self.best = weights_on_cpu(shown)
-                progress.best_score, progress.best_step = found.score, where
-                progress.lowest_score = min(progress.lowest_score, found.score)
+            if not wrong:
+                moved = label == "start" or self.learner.has_moved
+                self.best.consider(shown, found.score, where, progress, moved=moved)
         self._keep(label, where, found)
         if wrong and label == "start":
             raise DataError(f"before training: {wrong}")
@@ -255,8 +258,8 @@ class Trainer:
         self.log.validated(label, self.progress.step, self.progress.seconds, dict(found.losses))
         figures = ", ".join(f"{name} {value:.4g}" for name, value in found.losses.items())
         self.lesson.reporter.say(f"validation, {where}: {figures}")
-        if warning := overfitting(*_sums([point for point in self.log.curve if point.phase == label])):
-            self.lesson.reporter.say(f"  {warning}")
+        if warning := overfitting_in([point for point in self.log.curve if point.phase == label]):
+            self.notes.tell_once(f"{label}: {warning}")
 
     def _save(self) -> None:
         if not self.company.leads:
@@ -267,11 +270,12 @@ class Trainer:
             "student": {name: value.cpu() for name, value in self.student.state_dict().items()},
             "learner": self.learner.state(),
             "average": self.average.state(),
-            "best": self.best,
+            "best": self.best.weights,
             "settled": self.signals.settled,
             "curve": [point.model_dump() for point in self.log.curve],
             "log": self.log.state(),
-            "notes": [note.message for note in self.notes],
+            "notes": self.notes.messages,
+            "precision": self.precision,
         }
         save_checkpoint(self.lesson.checkpoint, state)
 
@@ -280,12 +284,8 @@ class Trainer:
         self.student.load_state_dict(state["student"])
         self.learner.restore(state["learner"])
         self.average.restore(state["average"])
-        self.best = state["best"]
+        self.best.weights = state["best"]
         self.log.restore(state["curve"], state["log"])
-        self.notes = [Finding(message) for message in state["notes"]]
+        self.notes.restore(state["notes"])
         label = self.phases[self.progress.phase].label
         self.lesson.reporter.say(f"resuming {label} at step {self.progress.step}")
-
-
-def _sums(curve: list[CurvePoint]) -> tuple[list[float], list[float]]:
-    return [sum(p.losses.values()) for p in curve], [sum(p.validation.values()) for p in curve]

@@ -16,7 +16,7 @@ class Progress:
     seconds: float = 0.0
     """Time spent in all phases, over all interruptions."""
     best_score: float = math.inf
-    """Of the weights that are kept; begins anew where discriminators judge."""
+    """Of the weights that are kept."""
     lowest_score: float = math.inf
     best_step: str = ""
     level_at_start: float = 0.0

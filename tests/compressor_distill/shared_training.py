@@ -38,12 +38,12 @@ class Killed(SilentReporter):
         self.left = left
         if counted == "saving":
 
-            def killed_before(path: Path, content: bytes) -> None:
-                # The checkpoint before has been moved away, and nothing is in its place.
-                self.count()
+            def killed_then(path: Path, content: bytes) -> None:
                 write_atomically(path, content)
+                # It is there, and not yet in its place.
+                self.count()
 
-            mock.patch.object(checkpoint, "write_atomically", killed_before).start()
+            mock.patch.object(checkpoint, "write_atomically", killed_then).start()
         self.steps = counted == "step"
 
     def count(self) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from compressor_distill.adversary import AdversarialLearner
+from compressor_distill.schedule import Schedule
+from pydantic import ValidationError
 from torch.fx import GraphModule
 
 from compressor.errors import DataError
@@ -31,6 +33,7 @@ def test_discriminators_learn_alone_first_and_then_both_do(
 ) -> None:
     moved: list[bool] = []
     judged: list[bool] = []
+    rates: list[float] = []
     step = AdversarialLearner.step
 
     def watched(learner: AdversarialLearner, *arguments: Any) -> dict[str, float]:
@@ -41,17 +44,37 @@ def test_discriminators_learn_alone_first_and_then_both_do(
         losses = step(learner, *arguments)
         for seen, module, old in zip((moved, judged), (learner.objective, learner.discriminators), before, strict=True):
             seen.append(any(not torch.equal(a, b) for a, b in zip(module.parameters(), old, strict=True)))
+        if moved[-1]:
+            rates.append(learner.optimised.optimiser.param_groups[0]["lr"])
         return losses
 
     monkeypatch.setattr(AdversarialLearner, "step", watched)
-    outcome = distillation(**AGAINST).apply(copy_graph(student), tiny_context)
+    options = {**AGAINST, "adversarial": {**AGAINST["adversarial"], "schedule": "constant"}}
+    outcome = distillation(**options).apply(copy_graph(student), tiny_context)
     assert moved == [False] * 3 + [True] * 5
     assert judged == [True] * 8
     last = outcome.curve[-1]
     assert last.phase == "adversarial"
     assert {"output-l1", "adversarial", "feature-matching", "discriminator"} <= last.losses.keys()
-    # What was best before counts no more: spectral losses say nothing of what discriminators teach.
-    assert "the weights of adversarial" in outcome.findings[-1].message
+    # What was best before counts no more, nor what the student was before it moved.
+    kept = outcome.findings[-1].message
+    assert kept == "the weights of adversarial step 8 were the last that were sound and are kept"
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3, 1e-3])
+
+
+def test_a_phase_in_which_the_student_would_not_learn_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"in the first 50 steps .* and there are 40"):
+        distillation(adversarial={"steps": 40})
+
+
+def test_where_time_ends_it_before_the_student_learns_that_is_said(
+    student: GraphModule, tiny_context: StageContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Schedule, "done", lambda schedule, step, _: step / min(2, schedule.steps or 1))
+    outcome = distillation(**AGAINST).apply(copy_graph(student), tiny_context)
+    told = [finding.message for finding in outcome.findings]
+    assert "adversarial ended while discriminators still learnt alone: the student is as before" in told
+    assert told[-1] == "the weights of end-to-end step 2 were best in validation and are kept"
 
 
 @pytest.mark.parametrize("stop", [3, 7])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from compressor_distill import trainer
 from compressor_distill.checkpoint import load_checkpoint, previous, save_checkpoint
+from compressor_distill.lesson import Lesson
+from compressor_distill.validation import Validated, Validation
 from pydantic import PrivateAttr
 from torch import Tensor
 from torch.fx import GraphModule
@@ -133,3 +138,85 @@ def test_a_checkpoint_goes_there_and_back(tmp_path: Path) -> None:
     assert loaded["progress"] == state["progress"]
     assert load_checkpoint(tmp_path / "new" / "c.pt", "b") is None
     assert load_checkpoint(tmp_path / "none.pt", "a") is None
+
+
+@pytest.mark.parametrize("moves", [0, 1, 2])
+def test_a_whole_checkpoint_is_left_whenever_saving_ends(
+    moves: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.pt"
+    for number in (1, 2):
+        save_checkpoint(path, {"identity": "a", "number": number})
+    damage(path, "bit")
+    left, move = [moves], Path.replace
+
+    def killed(source: Path, target: Path) -> Path:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return move(source, target)
+
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(Path, "replace", killed)
+        save_checkpoint(path, {"identity": "a", "number": 3})
+    loaded = load_checkpoint(path, "a")
+    assert loaded is not None
+    assert loaded["number"] == (1 if moves == 0 else 3)
+
+
+def test_a_checkpoint_that_the_disk_cannot_read_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"identity": "a"})
+    path.replace(previous(path))
+    path.mkdir()
+    assert load_checkpoint(path, "a") is not None
+
+
+def test_what_a_phase_settles_is_kept_from_its_start(student: GraphModule, tiny_context: StageContext) -> None:
+    """A process that dies before its first checkpoint by time goes on with what the clock had decided."""
+
+    class Dying(Interrupting):
+        def task(self, label: str, total: int, **_: Any) -> Any:
+            if label == "end-to-end":
+                raise RuntimeError("the process dies")
+            return super().task(label, total)
+
+    options = distillation(checkpoint_seconds=1e6)
+    with pytest.raises(RuntimeError):
+        options.apply(copy_graph(student), replace(tiny_context, reporter=Dying(999)))
+    assert tiny_context.data is not None
+    lesson = Lesson.of(options, copy_graph(student), tiny_context, tiny_context.data)
+    kept = load_checkpoint(lesson.checkpoint, lesson.identity)
+    assert kept is not None
+    assert (kept["progress"]["phase"], kept["progress"]["step"]) == (1, 0)
+    assert kept["settled"] is not None
+
+
+def test_what_auto_meant_at_first_is_meant_on_another_machine(
+    student: GraphModule, tiny_context: StageContext, uninterrupted: StageOutcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = distillation(precision="auto")
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "chosen_precision", lambda *_: "fp32")
+        with pytest.raises(KeyboardInterrupt):
+            options.apply(copy_graph(student), replace(tiny_context, reporter=Interrupting(4)))
+    monkeypatch.setattr(trainer, "chosen_precision", lambda *_: "bf16")
+    assert_equal_weights(weights_of(options.apply(copy_graph(student), tiny_context)), weights_of(uninterrupted))
+
+
+def test_ctrl_c_in_the_last_validation_is_heard(
+    student: GraphModule, tiny_context: StageContext, uninterrupted: StageOutcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validations, validate = [], Validation.of
+
+    def pressed(validation: Validation, shown: GraphModule) -> Validated:
+        validations.append(1)
+        if len(validations) == len(uninterrupted.curve):
+            signal.raise_signal(signal.SIGINT)
+        return validate(validation, shown)
+
+    monkeypatch.setattr(Validation, "of", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        distillation().apply(copy_graph(student), tiny_context)
+    resumed = distillation().apply(copy_graph(student), tiny_context)
+    assert_equal_weights(weights_of(resumed), weights_of(uninterrupted))
