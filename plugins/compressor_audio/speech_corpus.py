@@ -53,15 +53,17 @@ class SpeechCorpus:
         """Return what makes a sample; it names the file and carries nothing of the index."""
         row, variant = self._place(index)
         name = self.index.names[row]
-        length = int(self.index.rates[row]), int(self.index.frames[row])
-        return partial(
-            _made, self.source, self.index.folder / name, name, variant, self.given, self.held_out.get(length)
-        )
+        held_out = self.held_out.get(self._length(row))
+        return partial(_made, self.source, self.index.folder / name, name, variant, self.given, held_out)
 
     def key(self, index: int) -> str:
-        """Return a hash of the file as far as the index tells it, and of what is made of it."""
+        """Return a hash of the file as far as the index tells it, and of what is made of it.
+
+        And of what validates and may be the same recording, so that what was made while it trained is not found again.
+        """
         row, variant = self._place(index)
-        return hashlib.sha256(self._facts(row) + f"{variant} {self._made_of_it}".encode()).hexdigest()
+        held_out = " ".join(sorted(self.held_out.get(self._length(row), ())))
+        return hashlib.sha256(self._facts(row) + f"{variant} {self._made_of_it}{held_out}".encode()).hexdigest()
 
     def identity_with(self, validation: str) -> str:
         """Hash all files as far as the index tells them, what is made of them, and what validates.
@@ -75,12 +77,18 @@ class SpeechCorpus:
 
     @cached_property
     def _made_of_it(self) -> str:
-        return self.source.model_dump_json(include={"mel", "min_seconds", "max_seconds", "pitches", "f0_shifts"})
+        return self.source.model_dump_json(
+            include={"mel", "min_seconds", "max_seconds", "pitches", "f0_shifts", "random_f0_shift"}
+        )
 
     def _facts(self, row: int) -> bytes:
         index = self.index
         facts = index.names[row], int(index.sizes[row]), int(index.frames[row]), int(index.rates[row])
         return repr((*facts, index.probes[row])).encode()
+
+    def _length(self, row: int) -> tuple[int, int]:
+        """Return sample rate and length of a recording, as `held_out` has them."""
+        return int(self.index.rates[row]), int(self.index.frames[row])
 
     def _place(self, index: int) -> tuple[int, int]:
         """Return the row of the index, and which of the recording's samples it is."""

@@ -41,6 +41,13 @@ class SpeechSource(DataSource, ABC):
         description="semitones by which f0 departs from the mel's pitch, each in a training sample of its own: for "
         "vocoders that shift the pitch so",
     )
+    random_f0_shift: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=24.0,
+        description="most semitones, up or down, by which f0 of each training sample departs at random, besides "
+        "`f0_shifts`; the same in every run",
+    )
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> SpeechSource:
@@ -80,8 +87,9 @@ class SpeechSource(DataSource, ABC):
         Raises:
             DataError: it takes no f0.
         """
-        if not given.pitch and set(self.f0_shifts) != {0.0}:
-            raise DataError("f0_shifts: the teacher takes no f0; leave the option out")
+        shifting = {"f0_shifts": set(self.f0_shifts) != {0.0}, "random_f0_shift": self.random_f0_shift > 0}
+        if not given.pitch and (asked := [name for name, there in shifting.items() if there]):
+            raise DataError(f"{' and '.join(asked)}: the teacher takes no f0; leave it out")
 
     def _training_sample(
         self, name: str, audio: FloatArray, rate: int, pitch: float, given: VocoderInputs
@@ -93,14 +101,20 @@ class SpeechSource(DataSource, ABC):
         if pitch != 1.0:
             name = f"{name}, {pitch:g} times as high"
             frames = changed_voice(audio, rate, self.mel, pitch)
-        for shift in self.f0_shifts:
+        for shift in self._shifts(name):
             if shift == 0.0 and pitch == 1.0:
                 yield plain
             elif f0 is None:
                 yield Sample(name, given.filled(frames, None))
             else:
                 shifted = f0 * np.float32(2 ** (shift / 12))
-                yield Sample(f"{name}, f0 {shift:+g}" if shift else name, given.filled(frames, shifted))
+                yield Sample(f"{name}, f0 {shift:+.4g}" if shift else name, given.filled(frames, shifted))
+
+    def _shifts(self, name: str) -> list[float]:
+        """Return the semitones by which f0 departs in the samples of one name."""
+        random = np.random.default_rng(list(name.encode()))
+        most = self.random_f0_shift
+        return [shift + float(random.uniform(-most, most)) if most else shift for shift in self.f0_shifts]
 
     def _dataset(
         self, train: tuple[Sample, ...], validation: tuple[Sample, ...], origin: str, findings: tuple[str, ...] = ()

@@ -66,14 +66,26 @@ def test_the_samples_are_those_that_are_held_in_memory(
     assert data.description.replace(", read as they are needed", "").split("(")[0] == held.description.split("(")[0]
 
 
-def test_pitch_and_shifts(recordings: MakeFolder, context: DataContext) -> None:
+@pytest.mark.parametrize("random", [0.0, 3.0])
+def test_pitch_and_shifts(random: float, recordings: MakeFolder, context: DataContext) -> None:
     f0 = TensorSpec("f0", (1, "frames"))
     sings = replace(context, inputs=(*context.inputs, f0))
-    source = SpeechFolder(path=recordings(3), validation_files=1, pitches=(1.0, 1.5), f0_shifts=(0.0, 5.0))
+    options = {"path": recordings(3), "validation_files": 1, "pitches": (1.0, 1.5)}
+    source = SpeechFolder.model_validate({**options, "f0_shifts": (0.0, 5.0), "random_f0_shift": random})
     held, (_, train) = source.load(sings), lazily(source, sings)
     assert len(train) == len(held.train) == 8
     for number, wanted in enumerate(held.train):
         assert_same(train[number], wanted)
+    # How far each is from its recording's own f0, in semitones.
+    plain = SpeechFolder.model_validate(options).load(sings).train
+    shifts = [
+        12 * float(np.log2(np.median(shifted.inputs["f0"] / plain[number // 2].inputs["f0"])))
+        for number, shifted in enumerate(held.train)
+    ]
+    departures = np.array(shifts) - [0.0, 5.0] * 4
+    assert np.abs(departures).max() <= random + 1e-4
+    assert len(set(departures.round(3))) == (8 if random else 1)
+    assert source.load(sings).identity == held.identity
 
 
 def test_what_is_of_no_use_is_found_on_the_way(
@@ -127,6 +139,20 @@ def test_identity_follows_the_content_and_what_is_made_of_it(recordings: MakeFol
     keys = [train.key(0) for _, train in loaded]
     assert keys[0] == keys[1]
     assert len(set(keys)) == 4
+
+
+def test_what_validates_now_is_not_found_by_what_it_was_trained_on_as(
+    recordings: MakeFolder, context: DataContext
+) -> None:
+    """What was made of a recording while it trained lies under its key: no copy of it may validate beside that."""
+    train, validation = recordings(3, "train"), recordings(2, "validation", first_seed=7)
+    shutil.copy(train / "01.wav", validation / "copy.wav")
+    _, before = lazily(SpeechFolder(path=train, validation_path=recordings(1, "others", first_seed=70)), context)
+    _, after = lazily(SpeechFolder(path=train, validation_path=validation), context)
+    asked = before.key(1)
+    assert before[1].name == "01.wav"
+    assert after.key(1) != asked
+    assert after[1].name != "01.wav"
 
 
 def test_too_few_are_refused(recordings: MakeFolder, context: DataContext) -> None:
