@@ -48,7 +48,7 @@ class StageRecord(Record):
     fingerprint: str = ""
     seconds: float = 0.0
     restored: bool = False
-    """True: taken from an earlier, interrupted run of the same fingerprint."""
+    """True: taken from another run, or an interrupted start of this one, of the same fingerprint."""
     proof: str = ""
     """For exact stages: how far the output moved, and what was allowed."""
     measurements: tuple[Measurement, ...] = ()
@@ -182,6 +182,8 @@ class Report(Record):
     environment: dict[str, str] = {}
     recipe: str = ""
     """The recipe as run, in YAML."""
+    folder: str = ""
+    """The run folder as it was named where the run was made, which is where the recipe's paths begin too."""
 
     @property
     def student(self) -> tuple[Measurement, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from compressor.layer_costs import layer_costs
 from compressor.planning import Plan
+from compressor.preparing import RunSettings
 from compressor.recipe_file import write_recipe
 from compressor.report import (
     AllocationRecord,
@@ -52,7 +53,12 @@ class Outcome:
 
 
 def build_report(
-    plan: Plan, name: str, bench: Workbench, measured: Sequence[Measurement], outcome: Outcome, seconds: float
+    plan: Plan,
+    settings: RunSettings,
+    bench: Workbench,
+    measured: Sequence[Measurement],
+    outcome: Outcome,
+    seconds: float,
 ) -> Report:
     """Return the report of a finished run."""
     teacher = TeacherRecord(
@@ -65,7 +71,7 @@ def build_report(
         layers=_layers(bench.teacher.graph),
     )
     return Report(
-        name=name,
+        name=settings.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=seconds,
         teacher=teacher,
@@ -84,6 +90,7 @@ def build_report(
         sample_rate=bench.data.sample_rate if bench.data else None,
         environment=environment(bench.device),
         recipe=write_recipe(plan.recipe),
+        folder=settings.out.as_posix(),
     )
 
 

@@ -61,6 +61,7 @@ def render_report(report: Report, folder: Path) -> str:
         curve=report_curve.draw_curve(report.curve),
         costs=report_layers.cost_pictures(report),
         drawn=report_layers,
+        again=report_view.rerun_command(report),
         listening=[_listening(sample, folder) for sample in report.samples],
     )
 

@@ -10,9 +10,15 @@ from compressor.figures import NOTHING, in_words, share_in_words
 from compressor.report import LayerRecord, Report
 
 MOST_PARTS = 20
-WIDTH, ROW, LABEL, TOP = 640, 26, 150, 6
+SIZE = 32
+"""Size of the dynamic axes of the input that `LayerRecord.macs` are of."""
+WIDTH, ROW, TOP = 560, 26, 6
 BAR = 9
 """Height of one of a part's two bars."""
+LONGEST = 32
+"""Letters of a part's name that are shown."""
+_LETTER, _GAP, _FIGURES = 7, 8, 150
+"""Room for a letter of a wide typeface, between a name and its bars, and for what is written behind them."""
 
 Cost = Literal["parameters", "macs"]
 
@@ -22,6 +28,8 @@ class Part:
     """Layers whose names begin alike; widths in the units of the drawing."""
 
     name: str
+    shown: str
+    """The name, cut short where it is long."""
     teacher: str
     student: str
     teacher_width: float
@@ -35,6 +43,8 @@ class CostPicture:
 
     cost: str
     parts: tuple[Part, ...]
+    left: float
+    """Where the bars begin."""
     height: float
 
 
@@ -52,6 +62,22 @@ def part_depth(names: Sequence[str]) -> int:
     deepest = max(len(_split(name)) for name in names)
     counts = {depth: len({_part(name, depth) for name in names}) for depth in range(1, deepest + 1)}
     return max(counts, key=lambda depth: (counts[depth] if counts[depth] <= MOST_PARTS else 0, -depth))
+
+
+def shortened(name: str) -> str:
+    """Return a part's name with the middle of its long words left out, so that it fits; numbers stay."""
+    for most in range(LONGEST, 4, -1):
+        words = "/".join(_cut(word, most) for word in name.split("/"))
+        if len(words) <= LONGEST:
+            return words
+    return _cut(name, LONGEST)
+
+
+def _cut(word: str, most: int) -> str:
+    if len(word) <= most:
+        return word
+    end = (most - 1) // 2
+    return f"{word[: most - 1 - end]}…{word[-end:]}"
 
 
 def _part(name: str, depth: int) -> str:
@@ -77,11 +103,13 @@ def _summed(layers: Sequence[LayerRecord], cost: Cost) -> dict[str, int]:
 
 def _picture(cost: Cost, before: dict[str, int], after: dict[str, int]) -> CostPicture:
     names = list(dict.fromkeys([*before, *after]))
+    left = _GAP + _LETTER * max(len(shortened(name)) for name in names)
     most = max([1, *before.values(), *after.values()])
-    scale = (WIDTH - LABEL - 110) / most
+    scale = (WIDTH - left - _FIGURES) / most
     parts = tuple(
         Part(
             name=name,
+            shown=shortened(name),
             teacher=in_words(before[name]) if name in before else NOTHING,
             student=_student(name, before, after),
             teacher_width=before.get(name, 0) * scale,
@@ -90,7 +118,7 @@ def _picture(cost: Cost, before: dict[str, int], after: dict[str, int]) -> CostP
         )
         for at, name in enumerate(names)
     )
-    return CostPicture(cost, parts, TOP + len(names) * ROW)
+    return CostPicture(cost, parts, left, TOP + len(names) * ROW)
 
 
 def _student(name: str, before: dict[str, int], after: dict[str, int]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from compressor.figures import NOTHING, duration_in_words, in_words, ratio_in_words, share_in_words
 from compressor.report import GateVerdict, Measurement, Report, StageRecord, Verdict
@@ -111,6 +113,18 @@ def verdict_line(report: Report) -> str:
     limits = _summary(report.verdicts, "budget limit", "met")
     gates = _summary(report.gates, "quality gate", "passed")
     return " ".join(filter(None, (limits, gates))) or "The recipe sets no budget."
+
+
+def rerun_command(report: Report) -> str:
+    """Return what makes the run once more where it was made before; empty for reports that do not know their folder."""
+    if not report.folder:
+        return ""
+    folder = PurePosixPath(report.folder)
+    device = report.environment.get("device", "cpu")
+    elsewhere = [] if device == "cpu" else ["--device", device]
+    # A folder that holds a finished run is refused.
+    again = f"{folder}-again" if folder.name else "again"
+    return shlex.join(["compress", "run", str(folder / "recipe.yaml"), *elsewhere, "--out", again])
 
 
 def _summary(verdicts: Sequence[Verdict | GateVerdict], noun: str, kept: str) -> str:

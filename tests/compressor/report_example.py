@@ -68,6 +68,7 @@ def example_report(folder: Path, sample_count: int = 2, seconds: float = 0.4) ->
         sample_rate=SAMPLE_RATE,
         environment={"python": "3.11.7", "torch": "2.7.1", "onnxruntime": "1.22.0", "cpu": "2 cores, x86_64"},
         recipe=RECIPE,
+        folder="runs/hifigan_student",
     )
 
 

@@ -9,10 +9,11 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compressor.calibration import PROBE_SIZE
 from compressor.errors import RunFolderError
 from compressor.report import CurvePoint, FindingRecord, ListeningSample, Measurement, Report, StageRecord
-from compressor.report_curve import BOTTOM, LEFT, RIGHT, TOP, draw_curve
 from compressor.report_html import render_report
+from compressor.report_layers import SIZE
 from tests.compressor.report_example import PESQ_NOTE, RECIPE, example_report
 
 VOID = {"meta", "img", "br", "link", "input", "source"}
@@ -163,6 +164,40 @@ def test_findings_exports_data_licence_environment_and_recipe_are_told(page: Pag
     assert RECIPE in "".join(page.words)
 
 
+@pytest.mark.parametrize(
+    ("folder_named", "device", "command"),
+    [
+        ("runs/mine", "cpu", "compress run runs/mine/recipe.yaml --out runs/mine-again"),
+        ("/data/my runs/a", "cuda:1",
+         "compress run '/data/my runs/a/recipe.yaml' --device cuda:1 --out '/data/my runs/a-again'"),
+        (".", "cpu", "compress run recipe.yaml --out again"),
+    ],
+)  # fmt: skip
+def test_the_command_to_run_it_again_is_of_the_folder_where_it_was_run(
+    report: Report, folder: Path, folder_named: str, device: str, command: str
+) -> None:
+    told = {"folder": folder_named, "environment": {"device": device}, "samples": ()}
+    page = parsed(render_report(report.model_copy(update=told), folder))
+    assert f"in the folder where it was run before: {command} . Paths of" in page.text
+
+
+def test_a_report_of_before_folders_were_noted_is_still_read(report: Report, folder: Path) -> None:
+    old = Report.model_validate(report.model_dump(exclude={"folder", "samples"}))
+    page = parsed(render_report(old, folder))
+    assert "compress run with the recipe.yaml of the run folder. Paths of teacher and data begin there." in page.text
+    assert "-again" not in page.text
+
+
+def test_the_page_says_what_macs_of_layers_are_counted_for(page: Page, report: Report, folder: Path) -> None:
+    assert SIZE == PROBE_SIZE
+    assert "size 32; elsewhere on this page, for each second of output." in page.text
+    assert [str(svg["aria-label"]).partition(":")[0] for svg in page.attributes("svg")][:2] == [
+        "parameters by part", "MACs at size 32 by part",
+    ]  # fmt: skip
+    silent = parsed(render_report(report.model_copy(update={"sample_rate": None, "samples": ()}), folder))
+    assert "size 32." in silent.text
+
+
 def test_an_export_that_differs_is_marked(report: Report, folder: Path) -> None:
     worse = report.export_checks[0].model_copy(update={"max_abs_difference": 0.5})
     page = parsed(render_report(report.model_copy(update={"export_checks": (worse,), "samples": ()}), folder))
@@ -223,74 +258,3 @@ def test_samples_outside_the_run_folder_are_refused(report: Report, folder: Path
     sample = ListeningSample(name="one", teacher="../secret.wav", student="../secret.wav")
     with pytest.raises(RunFolderError, match="has to lie inside the run folder"):
         render_report(report.model_copy(update={"samples": (sample,)}), inner)
-
-
-@settings(max_examples=50)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(["a", "b"]), st.floats(0, 1e6), st.floats(allow_nan=True, allow_infinity=True)),
-        max_size=400,
-    )
-)
-def test_curves_stay_inside_their_panel(points: list[tuple[str, float, float]]) -> None:
-    curve = draw_curve(
-        [CurvePoint(phase=phase, step=0, seconds=at, losses={"loss": value}) for phase, at, value in points]
-    )
-    for panel in curve.panels:
-        places = [pair.split(",") for line in panel.lines for piece in line.pieces for pair in piece.split()]
-        assert all(LEFT - 0.1 <= float(x) <= RIGHT + 0.1 and TOP - 0.1 <= float(y) <= BOTTOM + 0.1 for x, y in places)
-        assert [float(x) for x, _ in places] == sorted(float(x) for x, _ in places)
-    assert sum(phase.width for phase in curve.phases) == pytest.approx(RIGHT - LEFT if points else 0)
-
-
-def test_a_clock_that_starts_again_goes_on() -> None:
-    first = [CurvePoint(phase="block-wise", step=i, seconds=float(i), losses={"a": 1.0}) for i in range(11)]
-    second = [CurvePoint(phase="end-to-end", step=i, seconds=float(i), losses={"b": 2.0}) for i in range(31)]
-    curve = draw_curve([*first, *second])
-    assert curve.duration == "40 s"
-    assert [phase.span for phase in curve.phases] == ["0 s to 10 s", "10 s to 40 s"]
-
-
-def test_trainings_of_several_stages_are_told_apart() -> None:
-    points = [
-        CurvePoint(stage=stage, phase="end-to-end", step=at, seconds=at + late, losses={"a": 1.0})
-        # The clock of the second training starts again, and does not look like it.
-        for stage, late in (("distillation", 0.0), ("distillation-2", 10.0))
-        for at in range(11)
-    ]
-    curve = draw_curve(points)
-    assert [(phase.name, phase.span) for phase in curve.phases] == [
-        ("distillation, end-to-end", "0 s to 20 s"),
-        ("distillation-2, end-to-end", "20 s to 30 s"),
-    ]
-    assert [phase.shade for phase in curve.phases] == [0, 1]
-    assert [len(line.pieces) for panel in curve.panels for line in panel.lines] == [2]
-
-
-def test_several_runs_share_their_axes() -> None:
-    short = [CurvePoint(phase="a", step=i, seconds=float(i), losses={"x": 1.0 + i}) for i in range(11)]
-    long = [CurvePoint(phase="b", step=i, seconds=2.0 * i, losses={"x": 3.0}, validation={"y": 1.0}) for i in range(21)]
-    curve = draw_curve(short, long)
-    assert curve.duration == "40 s"
-    assert curve.phases == ()
-    both, alone = curve.panels
-    assert [(line.run, line.first, line.last) for line in both.lines] == [(0, "1", "11"), (1, "3", "3")]
-    assert [line.end for line in both.lines] == [
-        (LEFT + (RIGHT - LEFT) / 4, TOP),
-        (RIGHT, pytest.approx(BOTTOM - (BOTTOM - TOP) / 5)),
-    ]
-    assert [line.run for line in alone.lines] == [1]
-
-
-def test_a_lone_value_begins_the_line_that_follows_it() -> None:
-    points = [
-        CurvePoint(stage=stage, phase=phase, step=0, seconds=seconds, losses={}, validation={"mel-l1": value})
-        for stage, phase, seconds, value in (
-            ("first", "start", 0.0, 4.0), ("first", "end-to-end", 10.0, 2.0), ("first", "end-to-end", 20.0, 1.0),
-            ("second", "start", 0.0, 3.0), ("second", "end-to-end", 10.0, 2.0), ("second", "adversarial", 20.0, 1.0),
-        )
-    ]  # fmt: skip
-    (panel,) = draw_curve(points).panels
-    # Of the second training's three phases each has one value.
-    assert [len(piece.split()) for piece in panel.lines[0].pieces] == [3, 3]
-    assert panel.lines[0].pieces[0].startswith("48.0,12.0 ")

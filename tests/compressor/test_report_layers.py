@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor.report import LayerRecord
-from compressor.report_layers import MOST_PARTS, cost_pictures, part_depth
+from compressor.report_layers import LONGEST, MOST_PARTS, cost_pictures, part_depth, shortened
 from tests.compressor.report_example import example_report
 
 
@@ -28,8 +29,25 @@ def test_pictures_add_layers_up_by_part(tmp_path: Path) -> None:
     # The second to fourth layer have 2, 3 and 4 thousand parameters, the student's three tenths of that.
     assert (block.teacher, block.student) == ("9 k", "2.7 k (30%)")
     assert block.student_width / block.teacher_width == 0.3
-    assert max(part.teacher_width for part in macs.parts) <= 640
+    assert max(macs.left + part.teacher_width for part in macs.parts) == pytest.approx(560 - 150)
     assert cost_pictures(report.model_copy(update={"layers": ()})) == ()
+
+
+@given(st.lists(st.text("abcdefgh_", min_size=1, max_size=30), max_size=12), st.integers(0, 999))
+def test_a_name_that_is_cut_short_fits(words: list[str], number: int) -> None:
+    name = "/".join([*words, str(number)])
+    assert len(shortened(name)) <= LONGEST
+    assert (shortened(name) == name) == (len(name) <= LONGEST)
+    assert shortened(name).endswith(f"{number}")
+
+
+def test_long_words_are_cut_in_their_middle_and_numbers_stay() -> None:
+    names = [
+        f"encoder/layers/{at}/attention/{word}" for at in range(12) for word in ("projection_out", "projection_in")
+    ]
+    short = [shortened(name) for name in names]
+    assert short[0] == "encoder/layers/0/att…ion/pro…out"
+    assert len(set(short)) == len(names)
 
 
 def test_a_student_whose_layers_have_names_of_their_own_has_few_parts_too(tmp_path: Path) -> None:

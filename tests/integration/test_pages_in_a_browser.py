@@ -11,7 +11,7 @@ import pytest
 
 from compressor.comparing import compare
 from compressor.comparison_html import render_comparison
-from compressor.report import Measurement
+from compressor.report import LayerRecord, Measurement, Report
 from compressor.report_html import render_report
 from compressor.run_reading import FinishedRun
 from compressor.sweep.page import render_sweep
@@ -28,6 +28,15 @@ QUIET = [
 ]  # fmt: skip
 WIDTHS = {"phone": 360, "desktop": 1280}
 SCHEMES = ("light", "dark")
+SMALLEST_TEXT = 9.0
+"""Pixels of a letter's height, with what is above and below it, that can still be read."""
+LONG = "multi_receptive_field_fusion_blocks"
+TEXTS = """[...document.querySelectorAll("svg text")].map(text => {
+    const picture = text.ownerSVGElement, whole = picture.viewBox.baseVal, own = text.getBBox();
+    const pixels = picture.getBoundingClientRect().width / whole.width;
+    return [parseFloat(getComputedStyle(text).fontSize) * pixels, own.x, whole.width - own.x - own.width];
+})"""
+"""Of each text in a picture: its size in pixels, and its distance from the picture's left and right edge."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +51,7 @@ def browser() -> Iterator[Any]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Write each kind of page; returns them by kind."""
     folder = tmp_path_factory.mktemp("pages")
-    report = example_report(folder, 2, 1.5)
+    report = _with_a_long_name(example_report(folder, 2, 1.5))
     trials = tuple(
         Tried(
             number=at,
@@ -68,6 +77,14 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, text in written.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in written}
+
+
+def _with_a_long_name(report: Report) -> Report:
+    def renamed(layers: tuple[LayerRecord, ...]) -> tuple[LayerRecord, ...]:
+        return tuple(each.model_copy(update={"layer": each.layer.replace("resblocks", LONG)}) for each in layers)
+
+    teacher = report.teacher.model_copy(update={"layers": renamed(report.teacher.layers)})
+    return report.model_copy(update={"teacher": teacher, "layers": renamed(report.layers)})
 
 
 def _comparison(folder: Path) -> str:
@@ -104,6 +121,51 @@ def test_pages_fit_say_nothing_and_pass_axe(
     page.close()
 
 
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_what_is_folded_away_fits_and_passes_axe(browser: Any, pages: dict[str, Path], width: int) -> None:
+    page = opened(browser, pages["report"], width)
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    assert page.locator("details > ul").first.is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    found = axe.Axe().run(page)
+    assert found.response["violations"] == [], found.generate_report()
+    page.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("name", ["report", "comparison", "sweep"])
+def test_pictures_can_be_read(browser: Any, pages: dict[str, Path], name: str, width: int) -> None:
+    page = opened(browser, pages[name], width)
+    texts = page.evaluate(TEXTS)
+    assert texts
+    for size, left, right in texts:
+        assert size >= SMALLEST_TEXT
+        assert min(left, right) >= 0
+    page.close()
+
+
+def test_the_picture_of_costs_scrolls_on_a_phone_and_long_names_are_there_in_full(
+    browser: Any, pages: dict[str, Path]
+) -> None:
+    page = opened(browser, pages["report"], WIDTHS["phone"])
+    picture = page.locator(".costs .wide").first
+    shown = picture.locator("text").all_text_contents()
+    assert all(LONG not in text for text in shown)
+    assert f"{LONG}/11" in picture.locator("title").all_text_contents()
+    picture.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('.costs .wide').scrollLeft > 0")
+    page.close()
+
+
+def test_wide_screens_show_the_picture_of_costs_whole(browser: Any, pages: dict[str, Path]) -> None:
+    page = opened(browser, pages["report"])
+    assert page.evaluate("[...document.querySelectorAll('.costs .wide')].map(p => p.scrollWidth - p.clientWidth)") == [
+        0, 0,
+    ]  # fmt: skip
+    page.close()
+
+
 def test_players_play_one_at_a_time_and_at_the_same_moment(browser: Any, pages: dict[str, Path]) -> None:
     page = opened(browser, pages["report"])
     assert page.locator("audio").count() >= 6
@@ -118,6 +180,22 @@ def test_players_play_one_at_a_time_and_at_the_same_moment(browser: Any, pages: 
     other = page.evaluate("[...document.querySelectorAll('.players')].map(p => p.querySelectorAll('audio').length)")[0]
     page.evaluate(f"document.querySelectorAll('audio')[{other}].play()")
     assert page.evaluate(f"document.querySelectorAll('audio')[{other}].currentTime") < 0.3
+    assert page.said == []
+    page.close()
+
+
+def test_a_player_starts_and_stops_by_the_keyboard(browser: Any, pages: dict[str, Path]) -> None:
+    page = opened(browser, pages["report"])
+    page.locator("audio").first.focus()
+    page.keyboard.press("Space")
+    page.wait_for_function("document.querySelector('audio').currentTime > 0.1")
+    page.keyboard.press("Space")
+    page.wait_for_function("document.querySelector('audio').paused")
+    # The button inside the player, where Chromium has one.
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement === document.querySelector('audio')")
+    page.keyboard.press("Enter")
+    page.wait_for_function("!document.querySelector('audio').paused")
     assert page.said == []
     page.close()
 
