@@ -86,8 +86,11 @@ def main() -> None:
         for name in ("first", "next"):
             cells = in_own_process(start, corpus, Path(folder) / "cache", options.workers, options.batches)
             rows.append([name, *cells])
-    batches = f"{options.batches} batches"
-    print_table(["start", "loading", "memory before", "after loading", f"after {batches}", batches, "workers"], rows)
+        batches = f"{options.batches} batches"
+        # Before the files are deleted, which takes minutes.
+        print_table(
+            ["start", "loading", "memory before", "after loading", f"after {batches}", batches, "workers"], rows
+        )
 
 
 if __name__ == "__main__":

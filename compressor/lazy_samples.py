@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
+from itertools import chain
 from typing import Protocol, overload
 
 import numpy as np
@@ -34,14 +38,15 @@ class SampleStore(Protocol):
         """
 
     def key(self, index: int) -> str:
-        """Return what names a sample's content, known without making it."""
+        """Return what names a sample's content and all that decides whether it is of use, known without making it."""
 
 
 class LazySamples(Sequence[Sample]):
     """Samples that are made anew at every access; a slice of them is made at once.
 
-    In the place of one that cannot be made stands the next longer one, or failing that the next shorter. That is told
-    once, and depends on the store alone: whatever is asked for, in whatever order, a position holds the same sample.
+    In the place of one that cannot be used stands the next longer one, or failing that the next shorter. That is told
+    once, and depends on the store and on what is done to its samples alone: whatever is asked for, in whatever order, a
+    position holds the same sample.
     """
 
     def __init__(self, store: SampleStore, reporter: Reporter, workers: int = 0) -> None:
@@ -49,14 +54,33 @@ class LazySamples(Sequence[Sample]):
         self._reporter = reporter
         self._ahead = WorkingAhead[Sample](workers, reporter)
         self._unusable: dict[int, str] = {}
-        self._change: Callable[[Sample], Sample] | None = None
+        self._told: set[str] = set()
+        self._changes: tuple[Callable[[Sample], Sample], ...] = ()
+        self._named: tuple[str, ...] = ()
         self.lengths = store.lengths
 
-    def changed(self, change: Callable[[Sample], Sample], lengths: NDArray[np.int64]) -> LazySamples:
-        """Return these samples as `change` makes them, in this process, with their new lengths."""
-        samples = LazySamples(self._store, self._reporter)
-        samples._ahead, samples._unusable = self._ahead, self._unusable
-        samples._change, samples.lengths = change, lengths
+    def changed(self, change: Callable[[Sample], Sample], lengths: NDArray[np.int64], named: str) -> LazySamples:
+        """Return these samples as `change` makes them, in this process, with their new lengths.
+
+        Args:
+            change: raises `DataError` for a sample that it makes nothing of; then another takes its place.
+            lengths: by position, those made may be off.
+            named: tells all that the change depends on, and becomes a part of every key.
+        """
+        samples = self._with(change)
+        samples._named = (*self._named, named)
+        samples.lengths = lengths
+        return samples
+
+    def refusing(self, check: Callable[[Sample], None]) -> LazySamples:
+        """Return these samples without those for which `check` raises `DataError`: others take their places."""
+        return self._with(_Checked(check))
+
+    def _with(self, change: Callable[[Sample], Sample]) -> LazySamples:
+        samples = copy.copy(self)
+        samples._changes = (*self._changes, change)
+        # What is of no use here may be of use there.
+        samples._unusable = dict(self._unusable)
         return samples
 
     def __len__(self) -> int:
@@ -82,7 +106,7 @@ class LazySamples(Sequence[Sample]):
         What was expected before and is not named again is forgotten, so that memory is bounded.
         """
         if self._ahead.workers:
-            self._ahead.expect({at: _WithoutReference(self._store.maker(at)) for at in map(self._standing, indices)})
+            self._ahead.expect({at: _WithoutReference(self._store.maker(at)) for at in map(self.standing, indices)})
 
     @property
     def workers(self) -> int:
@@ -90,34 +114,64 @@ class LazySamples(Sequence[Sample]):
         return self._ahead.workers
 
     def key(self, index: int) -> str:
-        """Return what names a sample's content, known without making it."""
-        return self._store.key(index)
+        """Return what names the content of the sample that stands at a position, as far as is known without making it.
+
+        Once it was made that is certain: a sample that proves to be of no use gives its place to another.
+        """
+        key = self._store.key(self.standing(index))
+        return hashlib.sha256(repr((key, *self._named)).encode()).hexdigest() if self._named else key
+
+    def standing(self, index: int) -> int:
+        """Return the position whose sample stands at a position: its own, as far as is known."""
+        if index not in self._unusable:
+            return index
+        ordered, ranks = self._by_length
+        rank = int(ranks[index])
+        for other in chain(ordered[rank + 1 :], ordered[:rank][::-1]):
+            if other not in self._unusable:
+                return int(other)
+        raise DataError(f"none of the {len(self)} samples can be used; the last: {self._unusable[index]}")
 
     def _usable(self, index: int, make: Callable[[int], Sample]) -> Sample:
         reasons: list[str] = []
         while len(reasons) < MOST_UNUSABLE:
-            at = self._standing(index)
+            at = self.standing(index)
             try:
                 sample = make(at)
+                for change in self._changes:
+                    sample = change(sample)
             except DataError as error:
                 reasons.append(str(error))
-                self._unusable[at] = str(error)
-                self._reporter.say(f"not trained on, another takes its place: {error}")
+                self._leave_out(at, str(error))
             else:
-                return sample if self._change is None else self._change(sample)
+                return sample
         shown = "".join(f"\n  {reason}" for reason in reasons[:REASONS_SHOWN])
         raise DataError(f"{len(reasons)} samples one after the other cannot be used, such as{shown}")
 
-    def _standing(self, index: int) -> int:
-        """Return the position whose sample stands at a position: its own, as far as is known."""
-        if index not in self._unusable:
-            return index
-        by_length = np.argsort(self._store.lengths, kind="stable")
-        rank = int(np.flatnonzero(by_length == index)[0])
-        for other in (*by_length[rank + 1 :], *by_length[:rank][::-1]):
-            if other not in self._unusable:
-                return int(other)
-        raise DataError(f"none of the {len(self)} samples can be used; the last: {self._unusable[index]}")
+    def _leave_out(self, index: int, reason: str) -> None:
+        self._unusable[index] = reason
+        if reason not in self._told:
+            self._told.add(reason)
+            self._reporter.say(f"not trained on, another takes its place: {reason}")
+
+    @cached_property
+    def _by_length(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Positions from the shortest sample to the longest, and the rank of each position among them."""
+        ordered = np.argsort(self._store.lengths, kind="stable")
+        ranks = np.empty_like(ordered)
+        ranks[ordered] = np.arange(len(ordered))
+        return ordered, ranks
+
+
+class _Checked:
+    """Returns the samples that a check lets pass."""
+
+    def __init__(self, check: Callable[[Sample], None]) -> None:
+        self.check = check
+
+    def __call__(self, sample: Sample) -> Sample:
+        self.check(sample)
+        return sample
 
 
 class _WithoutReference:

@@ -85,7 +85,7 @@ def run(
     teacher = shared.once(
         ["teacher", source.model_dump(mode="json")], lambda: load_teacher(source.onnx, plan.converters, source.region)
     )
-    folder = RunFolder(settings.out, _identity(plan, teacher), resume=settings.resume)
+    folder = RunFolder(settings.out, _identity(plan, teacher), resume=settings.resume, beside=settings.beside)
     bench, measured = prepare(plan, teacher, settings, telling, shared)
     line = StageLine(plan, bench, announce, kept(folder))
     untrained = _before_training(plan, line)
@@ -96,7 +96,7 @@ def run(
         content, outcome = _finished(plan, line, folder, measured, untrained)
         _deliver(plan, line, folder, content)
         measured = (*measured, *measure_finished(bench.baseline, plan.metrics))
-        report = build_report(plan, settings.name, bench, measured, outcome, time.monotonic() - begun)
+        report = build_report(plan, settings, bench, measured, outcome, time.monotonic() - begun)
         folder.write("run.log", "\n".join([*telling.lines, ""]).encode())
         write_report(folder, report)
         folder.finish()
@@ -204,4 +204,7 @@ def _identity(plan: Plan, teacher: Teacher) -> str:
     recipe = plan.recipe.model_dump(mode="json", exclude={"out", "teacher", "gates"})
     recipe["stages"] = recipe["stages"][: len(plan.graph_stages)]
     facts = [recipe, teacher.sha256]
+    if teacher.whole is not None:
+        # What is trained on comes out of what lies before the region.
+        facts.append(teacher.whole.before_sha256)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -41,17 +44,42 @@ class WholeModel:
     def recorded(self, data: Dataset, seed: int, specs: tuple[TensorSpec, ...]) -> Dataset:
         """Return samples for the region, whose inputs `specs` tell, by running the rest of the model on the model's.
 
+        Their identity tells what was run as well, and with what seed if that draws random numbers.
+
         Raises:
             DataError: the model cannot be run on the samples.
         """
         before = _PartBefore(part_before(onnx.load_model_from_string(self.content), self.region), self.region, seed)
+        named = f"{self.before_sha256} {seed if before.draws else ''}"
         train = data.train
+        lazy = before.lazily(train, specs, named) if isinstance(train, LazySamples) else None
         return replace(
             data,
-            train=before.lazily(train, specs) if isinstance(train, LazySamples) else tuple(map(before.run, train)),
+            train=tuple(map(before.run, train)) if lazy is None else lazy,
             validation=tuple(map(before.run, data.validation)),
+            identity=hashlib.sha256(f"{data.identity} {named}".encode()).hexdigest(),
             origin=data.validation[0] if data.validation else None,
         )
+
+    @cached_property
+    def before_sha256(self) -> str:
+        """Hash of all that makes the region's inputs from the model's, and of the names at the region's border.
+
+        What the file tells besides, such as who made it, plays no part.
+        """
+        model = part_before(onnx.load_model_from_string(self.content), self.region)
+        for node in model.graph.node:
+            node.ClearField("doc_string")
+        graph = onnx.helper.make_graph(
+            model.graph.node, "before", model.graph.input, model.graph.output, model.graph.initializer,
+            sparse_initializer=model.graph.sparse_initializer,
+        )  # fmt: skip
+        alone = onnx.helper.make_model(
+            graph, opset_imports=model.opset_import, functions=model.functions, ir_version=model.ir_version
+        )
+        digest = hashlib.sha256(alone.SerializeToString(deterministic=True))
+        digest.update(repr((self.region.inputs, self.region.outputs)).encode())
+        return digest.hexdigest()
 
     def with_student(self, student: bytes, metadata: Mapping[str, str]) -> bytes:
         """Return the whole model with a student in its region, and more metadata."""
@@ -95,7 +123,8 @@ class _PartBefore:
         self.region = region
         self.seed = seed
         self.content = model.SerializeToString()
-        self.draws = any(node.op_type.startswith("Random") or node.op_type in DRAWING for node in model.graph.node)
+        nodes = chain(model.graph.node, *(function.node for function in model.functions))
+        self.draws = any(name.startswith("Random") or name in DRAWING for name in _operators(nodes))
         self.session = self._fresh_session()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -117,14 +146,16 @@ class _PartBefore:
             raise DataError(f"the model cannot be run on '{sample.name}': {error}") from error
         return replace(sample, inputs=dict(zip(self.region.inputs, made, strict=True)))
 
-    def lazily(self, samples: LazySamples, specs: tuple[TensorSpec, ...]) -> LazySamples:
+    def lazily(self, samples: LazySamples, specs: tuple[TensorSpec, ...], named: str) -> LazySamples:
         """Return samples that are run when asked for; their lengths are judged by the first's."""
-        lengths = samples.lengths
-        if can_be_cut(specs):
-            first = self._run_alone(samples[0])
-            steps = length_of([torch.from_numpy(first.inputs[spec.name]) for spec in specs], specs)
-            lengths = lengths * steps // lengths[0]
-        return samples.changed(self._run_alone, lengths)
+        made = samples.changed(self._run_alone, samples.lengths, named)
+        if not can_be_cut(specs):
+            return made
+        first = made[0]
+        steps = length_of([torch.from_numpy(first.inputs[spec.name]) for spec in specs], specs)
+        # Another may stand at its place.
+        given = samples.lengths[made.standing(0)]
+        return samples.changed(self._run_alone, samples.lengths * steps // given, named)
 
     def _run_alone(self, sample: Sample) -> Sample:
         """Run on a sample whose random numbers may not depend on what was run before."""
@@ -158,6 +189,15 @@ def border_rates(model: onnx.ModelProto, region: Region, inputs: tuple[TensorSpe
             return {}
         rates[name] = tuple(1 if same else rate for rate, same in zip(axes, fixed, strict=True))
     return rates
+
+
+def _operators(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """Yield the names of operators, of those in subgraphs too."""
+    for node in nodes:
+        yield node.op_type
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _operators(graph.node)
 
 
 def _session(content: bytes) -> Any:

@@ -52,8 +52,8 @@ def can_fold(module: nn.Module) -> bool:
 def training_form(model: nn.Module, device: torch.device) -> Iterator[int]:
     """Let a model's depthwise convolutions run folded inside the block, and its tensors lie channels last.
 
-    Yields the number of which lengths should be multiples, so that every convolution can fold them. A model on any
-    other device than those stays as it is.
+    Yields the number of which lengths should be multiples, so that every convolution can fold them; at others
+    those fold that can. A model on any other device than those stays as it is.
     """
     if device.type not in FOLDED_ON:
         yield 1

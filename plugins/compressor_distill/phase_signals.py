@@ -21,7 +21,7 @@ class PhaseSignals:
         teacher: on its device.
         points: where features are looked at.
         company: the processes, all of which come by signals in the same way.
-        multiple: number of which segments are multiples.
+        multiple: number of which segments are multiples where they are as long as that.
     """
 
     def __init__(
@@ -38,7 +38,8 @@ class PhaseSignals:
     def of(self, asked: int | None) -> TeacherSignals:
         """Return signals in segments of about the length that is asked for, or of the training's own."""
         asked = asked or self.lesson.options.segment
-        segment = max(self.multiple, asked // self.multiple * self.multiple)
+        # Shorter ones stay as they are: what cannot fold then computes the same unfolded, in less memory.
+        segment = asked // self.multiple * self.multiple or asked
         if self._held is None or self._held.segment != segment:
             lesson = self.lesson
             self._held = None
@@ -51,6 +52,8 @@ class PhaseSignals:
     def begin(self, phase: PlannedPhase, steps: int, settled: Settled | None) -> TeacherSignals:
         """Return signals for so many steps of a phase; the first process settles how they are come by."""
         signals = self.of(phase.options.segment)
+        if self.company.leads:
+            self._say_length(phase, signals)
         share = (phase.options.batch_size or self.lesson.options.batch_size) // self.company.of
         features = phase.compares_features
         if self.company.leads:
@@ -59,3 +62,11 @@ class PhaseSignals:
         if not self.company.leads:
             signals.begin(steps, share, features=features, settled=self.settled)
         return signals
+
+    def _say_length(self, phase: PlannedPhase, signals: TeacherSignals) -> None:
+        asked = phase.options.segment or self.lesson.options.segment
+        if signals.segmented and signals.segment != asked:
+            self.lesson.reporter.say(
+                f"{phase.label}: segments of {signals.segment} instead of {asked}: a multiple of {self.multiple}, in "
+                "which dilated convolutions train fastest"
+            )

@@ -63,6 +63,7 @@ class RecordedOnDisk:
     def record(self, index: int, *, features: bool) -> Signals:
         """Run the teacher over a sample and keep what it has."""
         signals = recorded(self.run, self.inputs, index, features=features)
+        # Only now is it certain which sample stands here.
         outputs, of_features = self._names(index)
         given = {f"input {number}": value for number, value in enumerate(signals.inputs)}
         self.cache.put(outputs, {**given, "output": signals.output})
@@ -82,6 +83,8 @@ class RecordedOnDisk:
             if stored is None:
                 return None
             found = self._outputs(stored, cut)
+        if found is None:
+            return None
         if not features or not self.run.points:
             return found[0]
         with self.cache.open(of_features) as stored:
@@ -91,8 +94,11 @@ class RecordedOnDisk:
             parts = {name: _part(stored, name, 0, length, start, piece.size) for name in self.run.points}
         return Signals(piece.inputs, piece.output, parts, piece.size)
 
-    def _outputs(self, stored: StoredTensors, cut: Cut) -> tuple[Signals, int, int]:
-        """Return a segment without features, where it begins, and the length of its sample."""
+    def _outputs(self, stored: StoredTensors, cut: Cut) -> tuple[Signals, int, int] | None:
+        """Return a segment without features, where it begins, and the length of its sample.
+
+        None where that was recorded for shorter segments: another sample stands in its place.
+        """
         specs, size = self.inputs.specs, self.inputs.segment
         names = [f"input {number}" for number in range(len(specs))]
         if size is None:
@@ -100,6 +106,8 @@ class RecordedOnDisk:
         axes = [None if spec.time_axis is None else spec.time_axis - len(spec.shape) for spec in specs]
         timed = [(name, axis) for name, axis in zip(names, axes, strict=True) if axis is not None]
         length = min(stored.shape(name)[axis] for name, axis in timed)
+        if length < size:
+            return None
         start = self.inputs.fitting(cut.start, length)
         inputs = tuple(
             stored.whole(name) if axis is None else _part(stored, name, axis, length, start, size)

@@ -14,17 +14,27 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 SUFFIX = ".safetensors"
 
 PARTS = 16
-"""The folder is looked at again whenever this process has written one part of so many of what may be kept, and emptied
-to two parts below the bound: that holds it for two processes at once."""
+"""Of what may be kept. A folder that is full but for less than one part is emptied to two parts below the bound, so
+that it need not be looked at again for every file."""
+
+WRITTEN = ".written"
+"""File that has a byte for every unit that any process has written: its length tells a process in one call how much
+others may have added since it looked at the folder."""
+
+UNIT = 1 << 16
+"""Bytes; what is less counts as one."""
 
 ABANDONED_SECONDS = 3600.0
 """Age at which an unfinished file is that of a process that died."""
+
+UNFINISHED = float("inf")
+"""Time of last use of a file that is still being written."""
 
 
 class StoredTensors:
@@ -52,6 +62,8 @@ class SignalCache:
     """A folder of safetensors files of at most so many bytes; those not used for longest go first.
 
     Files are written to a temporary name and renamed, and those of other processes that go missing are missing only.
+    However many processes write, the bound holds: each first takes the room that its file needs, then tells that it
+    has, then sees whether what all took is too much. So of any that write at once the last one sees them all.
     """
 
     def __init__(self, folder: Path, most_bytes: float) -> None:
@@ -60,7 +72,12 @@ class SignalCache:
         self.failure = ""
         """Why the last file could not be written."""
         self._checked: set[str] = set()
-        self._written = float("inf")
+        self._found = float("inf")
+        """Bytes in the folder when it was last looked at."""
+        self._found_at = 0
+        """Units that all had told of by then."""
+        self._told = 0
+        """Units that all had told of when this process last did."""
 
     def has(self, key: str) -> bool:
         """Say whether there is a file; it may be damaged, or gone when it is opened."""
@@ -88,20 +105,23 @@ class SignalCache:
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors if there is room; that there is none, or that a disk is full, loses time only."""
-        size = sum(value.nbytes for value in tensors.values())
-        if size > self.most_bytes:
-            self.failure = f"{size / 1e6:.0f} MB are more than the {self.most_bytes / 1e6:.0f} MB that may be kept"
-            return
         held = {name: value.contiguous() for name, value in tensors.items()}
+        content = save(held, {"checksum": _checksum(held)})
+        if len(content) > self.most_bytes:
+            self.failure = (
+                f"{len(content) / 1e6:.0f} MB are more than the {self.most_bytes / 1e6:.0f} MB that may be kept"
+            )
+            return
         temporary = ""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(size)
             descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=SUFFIX)
-            os.close(descriptor)
-            save_file(held, temporary, {"checksum": _checksum(held)})
+            with os.fdopen(descriptor, "wb") as file:
+                file.truncate(len(content))
+                self._make_room(len(content))
+                file.write(content)
             Path(temporary).replace(self._path(key))
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             self.failure = str(error)
             if temporary:
                 Path(temporary).unlink(missing_ok=True)
@@ -118,19 +138,36 @@ class SignalCache:
         return True
 
     def _make_room(self, size: int) -> None:
-        self._written += size
-        if self._written < self.most_bytes / PARTS:
+        """Delete files if there may be too much; one of this size has taken its room already.
+
+        Raises:
+            OSError: what others are writing leaves no room.
+        """
+        before, self._told = self._told, self._tell(size)
+        since = (self._told - self._found_at) * UNIT
+        # It only grows, but where somebody cleared the folder.
+        if self._told > before and self._found + since <= self.most_bytes:
             return
-        self._written = 0.0
         files = sorted(self._files())
-        excess = sum(each[1] for each in files) + size - self.most_bytes * (PARTS - 2) / PARTS
-        for _, held, path in files:
-            if excess <= 0:
+        kept = sum(held for _, held, _ in files)
+        wanted = self.most_bytes * (PARTS - 2) / PARTS if kept > self.most_bytes * (PARTS - 1) / PARTS else kept
+        for used, held, path in files:
+            if kept <= wanted or used == UNFINISHED:
                 break
             # Where a file that another process reads cannot be deleted, another one is.
             with contextlib.suppress(PermissionError):
                 path.unlink(missing_ok=True)
-                excess -= held
+                kept -= held
+        self._found, self._found_at = kept, self._told
+        if kept > self.most_bytes:
+            raise OSError(f"other processes are writing all of the {self.most_bytes / 1e6:.0f} MB that may be kept")
+
+    def _tell(self, size: int) -> int:
+        """Tell the other processes of so many bytes; returns the units that all have told of."""
+        with (self.folder / WRITTEN).open("ab") as file:
+            file.write(bytes(-(-size // UNIT)))
+            file.flush()
+            return os.fstat(file.fileno()).st_size
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
         """Yield time of last use, size and path; unfinished files of the dead are deleted."""
@@ -142,10 +179,11 @@ class SignalCache:
                     facts = entry.stat()
                 except FileNotFoundError:
                     continue
-                if not entry.name.startswith("."):
-                    yield facts.st_mtime, facts.st_size, Path(entry.path)
-                elif facts.st_mtime < time.time() - ABANDONED_SECONDS:
+                unfinished = entry.name.startswith(".")
+                if unfinished and facts.st_mtime < time.time() - ABANDONED_SECONDS:
                     Path(entry.path).unlink(missing_ok=True)
+                else:
+                    yield UNFINISHED if unfinished else facts.st_mtime, facts.st_size, Path(entry.path)
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

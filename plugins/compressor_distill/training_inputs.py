@@ -32,15 +32,18 @@ class Cut(NamedTuple):
 class TrainingInputs:
     """Inputs by a sample's position among those that are long enough for a segment.
 
+    Where samples are made when they are asked for, one may turn out shorter than was foreseen, as where a model decides
+    how long to speak: if it is too short for a segment, another takes its place.
+
     Raises:
-        DataError: none is.
+        DataError: none is long enough.
     """
 
     def __init__(self, samples: Sequence[Sample], specs: tuple[TensorSpec, ...], segment: int | None) -> None:
         """Take samples to cut segments of so many steps from; None: to use as they are."""
         self.specs = specs
         self.segment = segment
-        self.lazy = samples if isinstance(samples, LazySamples) else None
+        self.lazy = samples.refusing(self._refuse_short) if isinstance(samples, LazySamples) else None
         self._held = [] if self.lazy is not None else [self._tensors(sample.inputs) for sample in samples]
         lengths = np.array([self.length(each) for each in self._held]) if self.lazy is None else self.lazy.lengths
         self._positions = np.flatnonzero(lengths >= (segment or 1))
@@ -65,12 +68,17 @@ class TrainingInputs:
     def _tensors(self, inputs: Mapping[str, FloatArray]) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(inputs[spec.name]) for spec in self.specs)
 
+    def _refuse_short(self, sample: Sample) -> None:
+        length = self.length(self._tensors(sample.inputs))
+        if length < (self.segment or 1):
+            raise DataError(f"{sample.name}: its {length} steps are fewer than one segment of {self.segment} has")
+
     def length(self, inputs: tuple[Tensor, ...]) -> int:
         """Return the length of a sample: that of the input of the lowest rate."""
         return length_of(inputs, self.specs) if can_be_cut(self.specs) else 1
 
     def key(self, index: int) -> str:
-        """Return what names a sample's content."""
+        """Return what names a sample's content; of one that was not made yet, as far as is known."""
         if self.lazy is not None:
             return self.lazy.key(int(self._positions[index]))
         if index not in self._keys:
@@ -93,14 +101,9 @@ class TrainingInputs:
     def fitting(self, start: int, length: int) -> int:
         """Return where a segment begins in a sample that came out of another length than was foreseen.
 
-        Raises:
-            DataError: it is shorter than a segment.
+        The length is that of a segment at least.
         """
-        if self.segment is None or start + self.segment <= length:
-            return start
-        if length < self.segment:
-            raise DataError(f"a training sample of {length} steps is shorter than one segment of {self.segment}")
-        return length - self.segment
+        return start if self.segment is None else min(start, length - self.segment)
 
     def planned(self, seed: Seed, count: int, part: tuple[int, int], needed: Callable[[Cut], bool]) -> list[Cut]:
         """Return one process' share of a batch, and have the samples that it and the next ones need made ahead.

@@ -31,6 +31,7 @@ class TrainingLog:
         self._folder = folder
         self._rate = sample_rate
         self._writer: SummaryWriter | None = None
+        self._heard: tuple[Tensor, Tensor] | None = None
 
     def __enter__(self) -> TrainingLog:
         if self._folder is not None:
@@ -58,27 +59,39 @@ class TrainingLog:
             return means
         return f"{means} (validation {', '.join(f'{value:.3f}' for value in self.curve[-1].validation.values())})"
 
+    def hear(self, pair: tuple[Tensor, Tensor] | None) -> None:
+        """Take what the student and its teacher sound like for a validation sample, each (samples,).
+
+        TensorBoard gets it with the figures of the validation, which come next.
+        """
+        self._heard = pair
+
     def validated(self, phase: str, step: int, seconds: float, found: dict[str, float]) -> None:
         """Close the stretch since the last validation with what this one found."""
         point = CurvePoint(phase=phase, step=step, seconds=seconds, losses=self.means(), validation=found)
         self.curve.append(point)
         self._sums = {}
-        if self._writer is not None:
-            for kind, values in (("training", point.losses), ("validation", found)):
-                for name, value in values.items():
-                    self._writer.add_scalar(f"{kind}/{name}", value, len(self.curve))
-
-    def hear(self, pair: tuple[Tensor, Tensor] | None) -> None:
-        """Give TensorBoard what the student and its teacher sound like for a validation sample, each (samples,)."""
-        if self._writer is None or self._rate is None or pair is None:
+        heard, self._heard = self._heard, None
+        if self._writer is None:
             return
+        at = self._steps()
+        for kind, values in (("training", point.losses), ("validation", found)):
+            for name, value in values.items():
+                self._writer.add_scalar(f"{kind}/{name}", value, at)
+        if heard is not None and self._rate is not None:
+            self._write_sound(self._writer, heard, self._rate, at)
+
+    def _steps(self) -> int:
+        """Return the steps of training up to the last validation, over all phases: each ends with one."""
+        return sum({point.phase: point.step for point in self.curve}.values())
+
+    def _write_sound(self, writer: SummaryWriter, pair: tuple[Tensor, Tensor], rate: int, at: int) -> None:
         student, teacher = (value.float().nan_to_num() for value in pair)
-        at = len(self.curve) + 1
-        for name, signal in (("student", student), *([("teacher", teacher)] if at == 1 else [])):
-            self._writer.add_audio(f"sound/{name}", signal.clamp(-1, 1)[None], at, self._rate)
-            picture = spectrogram_png(signal.numpy(), self._rate, teacher.numpy())
+        for name, signal in (("student", student), *([("teacher", teacher)] if len(self.curve) == 1 else [])):
+            writer.add_audio(f"sound/{name}", signal.clamp(-1, 1)[None], at, rate)
+            picture = spectrogram_png(signal.numpy(), rate, teacher.numpy())
             pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
-            self._writer.add_image(f"spectrogram/{name}", pixels, at, dataformats="HWC")
+            writer.add_image(f"spectrogram/{name}", pixels, at, dataformats="HWC")
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps besides the curve."""

@@ -63,6 +63,11 @@ def lazy(store: Store, workers: int = 0) -> tuple[LazySamples, RecordingReporter
     return LazySamples(store, reporter, workers), reporter
 
 
+def told(reporter: RecordingReporter) -> list[str]:
+    """Return what was said, less the time."""
+    return [line.split(" ", 2)[2] for line in reporter.lines]
+
+
 def stands_at(store: Store, index: int) -> str:
     """Return the sample that should stand at a position, from the rule as it is written."""
     rank = sorted(range(len(store.given_lengths)), key=lambda at: (store.given_lengths[at], at))
@@ -81,9 +86,8 @@ def test_the_next_longer_sample_takes_the_place_of_one_of_no_use(data: st.DataOb
         wanted = stands_at(store, index)
         assert samples[index].name == wanted
         assert samples.inputs(index)["mel"][0, 0, 0] == float(wanted)
-    told = [line for line in reporter.lines if "another takes its place" in line]
-    assert len(told) == len({line.rsplit(":", 1)[1] for line in told})
-    assert len(told) <= len(store.unusable)
+    assert len(told(reporter)) == len(set(told(reporter)))
+    assert len(told(reporter)) <= len(store.unusable)
 
 
 def test_is_a_sequence() -> None:
@@ -117,9 +121,70 @@ def test_goes_to_another_process_of_the_run() -> None:
 
 def test_samples_can_be_changed_on_the_way() -> None:
     samples, _ = lazy(Store([1, 2], {0}))
-    twice = samples.changed(lambda sample: Sample(sample.name * 2, sample.inputs), 2 * samples.lengths)
+    twice = samples.changed(lambda sample: Sample(sample.name * 2, sample.inputs), 2 * samples.lengths, "twice")
     assert (twice[0].name, twice[1].name) == ("11", "11")
     assert (list(twice.lengths), list(samples.lengths)) == ([2, 4], [1, 2])
+    again = twice.changed(lambda sample: Sample(f"{sample.name} again", sample.inputs), twice.lengths, "again")
+    assert again[1].name == "11 again"
+
+
+def test_a_key_tells_what_samples_were_changed_by() -> None:
+    samples, _ = lazy(Store([1, 2]))
+
+    def keys(*named: str) -> tuple[str, ...]:
+        made = samples
+        for name in named:
+            made = made.changed(lambda sample: sample, samples.lengths, name)
+        return made.key(0), made.key(1)
+
+    assert keys("a") == keys("a")
+    assert len({*keys(), *keys("a"), *keys("b"), *keys("a", "b"), *keys("b", "a")}) == 10
+
+
+def test_a_key_names_the_sample_that_stands_at_a_position() -> None:
+    """In a later run in which the first can be used, what is known by its key must not be another's."""
+    samples, _ = lazy(Store([1, 2], {0}))
+    assert samples[0].name == "1"
+    assert (samples.key(0), samples.key(1)) == ("key 1", "key 1")
+
+
+@given(st.data())
+def test_samples_that_a_check_refuses_are_of_no_use(data: st.DataObject) -> None:
+    lengths = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=8))
+    places = range(len(lengths))
+    silent, short = (data.draw(st.sets(st.sampled_from(places))) for _ in range(2))
+    store = Store(lengths, silent)
+    samples, reporter = lazy(store)
+
+    def check(sample: Sample) -> None:
+        if int(sample.name) in short:
+            raise DataError(f"{sample.name} is short")
+
+    wanted = Store(lengths, silent | short)
+    for index in data.draw(st.lists(st.sampled_from(places), max_size=12)):
+        # Another view, as each phase of a training has its own, tells nothing again.
+        for view in (samples.refusing(check), samples.refusing(check)):
+            if len(wanted.unusable) == len(lengths):
+                with pytest.raises(DataError, match="can be used; the last: "):
+                    view[index]
+            else:
+                assert view[index].name == view.inputs(index)["mel"][0, 0, 0].astype(int).astype(str)
+                assert view[index].name == stands_at(wanted, index)
+        if len(silent) < len(lengths):
+            assert samples[index].name == stands_at(store, index)
+    assert len(told(reporter)) == len(set(told(reporter)))
+
+
+def test_what_nothing_can_be_made_of_is_of_no_use() -> None:
+    samples, reporter = lazy(Store([1, 2, 3]))
+
+    def change(sample: Sample) -> Sample:
+        if sample.name == "1":
+            raise DataError("1 cannot be run")
+        return sample
+
+    assert [sample.name for sample in samples.changed(change, samples.lengths, "run")] == ["0", "2", "2"]
+    assert told(reporter) == ["not trained on, another takes its place: 1 cannot be run"]
 
 
 def test_workers_make_what_is_expected_and_nothing_else() -> None:

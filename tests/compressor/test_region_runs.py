@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 import compressor
-from compressor.errors import TeacherError
+from compressor.errors import RunFolderError, TeacherError
 from compressor.stored_model import onnx_session
 from compressor.teacher_loading import load_teacher
 from compressor.tensor_spec import random_inputs
@@ -55,6 +56,38 @@ def test_an_exact_rewrite_of_a_region_changes_no_output(runs: Runs, tiny_onnx: P
     assert {value.name for value in onnx.load(out / "student_region.onnx").graph.input} == set(
         region_of(tiny_onnx)["inputs"]
     )
+
+
+@pytest.mark.parametrize("part", ["before", "behind"])
+def test_what_was_trained_on_another_part_before_the_region_is_not_taken_up(
+    part: str, runs: Runs, tmp_path: Path
+) -> None:
+    """As where an acoustic model is trained further, and the vocoder behind it stays the same."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(runs.teacher.read_bytes())
+    teacher = {"onnx": str(path), "region": region_of(path)}
+    facts: dict[str, Any] = {
+        "teacher": teacher, "stages": ["transposed-to-standard-conv", TRAINING], "metrics": ["parameters"],
+        "budget": {},
+    }  # fmt: skip
+    runs.run(tmp_path / "run", **facts)
+    first = [record.fingerprint for record in runs.records]
+    model = onnx.load(path)
+    if part == "before":
+        weight = next(tensor for tensor in model.graph.initializer if tensor.name == model.graph.node[0].input[1])
+        weight.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weight), weight.name))
+    else:
+        model.graph.node[-1].op_type = "Softsign"
+    onnx.save(model, path)
+    if part == "before":
+        with pytest.raises(RunFolderError, match="a run of another recipe, teacher or seed"):
+            runs.run(tmp_path / "run", resume=True, **facts)
+        runs.run(tmp_path / "other", **facts)
+        assert not {record.fingerprint for record in runs.records} & set(first)
+    else:
+        # Nothing of what was trained is lost.
+        runs.run(tmp_path / "run", resume=True, **facts)
+        assert [record.fingerprint for record in runs.records] == first
 
 
 def test_another_teacher_keeps_the_recipes_region(tiny_onnx: Path, tmp_path: Path) -> None:

@@ -183,9 +183,6 @@ def test_samples_may_come_out_shorter_than_was_foreseen(
     batch = signals.batch((0,), 60)
     starts = {found_in(replace(data, train=(long,)), piece.numpy())[1] for piece in batch.inputs[0]}
     assert max(starts) == 30
-    short = replace(tiny_dataset, train=LazySamples(Store((long,), 8), SilentReporter()))
-    with pytest.raises(DataError, match="a training sample of 40 steps is shorter than one segment of 45"):
-        by(way, tiny_teacher, short, 45, tmp_path / "short").batch((0,), 2)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -196,7 +193,7 @@ def test_without_features_there_are_none(
     signals.begin(10, 4, features=False)
     plain = signals.batch((1,), 4)
     assert plain.features == {}
-    names = {path.name.split("-")[0] for path in tmp_path.iterdir()}
+    names = {path.name.split("-")[0] for path in tmp_path.glob("*.safetensors")}
     # Of samples that the measuring looked at, and of those of this phase, outputs alone.
     assert names == ({"output"} if way == "recorded" else set())
     signals.begin(10, 4, features=True)
