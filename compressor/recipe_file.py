@@ -16,6 +16,7 @@ from compressor.recipe import Recipe
 from compressor.recipe_overrides import apply_overrides, unique_labels
 from compressor.recipe_problems import Place, Places, ProblemCollector
 from compressor.recipe_yaml import parse_yaml
+from compressor.shipped_recipes import shipped_recipes
 from compressor.validation_messages import explain, shown
 
 
@@ -88,12 +89,19 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         message = f"a recipe is UTF-8 text; byte {error.start} is none: is this really the recipe?"
     except FileNotFoundError:
-        message = "there is no such file"
+        message = f"there is no such file{_remedy(path)}"
     except IsADirectoryError:
         message = "this is a folder; name the recipe's .yaml file"
     except OSError as error:
         message = f"cannot be read: {error.strerror}"
     raise RecipeError([RecipeProblem(message, file=str(path))])
+
+
+def _remedy(path: Path) -> str:
+    """Return what writes a file that is missing, if a recipe of its name ships: only a checkout has `recipes/`."""
+    if path.stem not in {recipe.name for recipe in shipped_recipes()}:
+        return ""
+    return f"; a recipe of this name ships: `compress recipes copy {path.stem}` writes {path.stem}.yaml"
 
 
 def _validated(data: dict[str, Any], problems: ProblemCollector) -> Recipe:

@@ -54,7 +54,7 @@ EXIT_CODES: Final = (
     ("2", "what you can mend; the message says how"),
     ("3", "done, but the budget or a quality gate is missed"),
     ("4", "a proof of equality failed"),
-    ("130", "interrupted; the same command goes on from there"),
+    ("130", "interrupted; the same `run` or `sweep` goes on from there"),
 )
 
 Schema = Mapping[str, Any]

@@ -10,6 +10,11 @@ import click
 from compressor.errors import CompressorError
 
 INTERRUPTED = 130
+RESUMED = {
+    "run": "; the same command goes on from the last checkpoint",
+    "sweep": "; the same command goes on with the rest",
+}
+"""How commands that can be interrupted go on."""
 
 
 class ErrorsForPeople(click.Group):
@@ -22,6 +27,5 @@ class ErrorsForPeople(click.Group):
             click.echo(f"error: {error}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            resumes = "; the same command goes on from the last checkpoint" if ctx.invoked_subcommand == "run" else ""
-            click.echo(f"\ninterrupted{resumes}", err=True)
+            click.echo(f"\ninterrupted{RESUMED.get(ctx.invoked_subcommand or '', '')}", err=True)
             sys.exit(INTERRUPTED)

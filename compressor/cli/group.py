@@ -6,11 +6,22 @@ from pathlib import Path
 
 import click
 
+from compressor.cli.completion import files, folders
 from compressor.cli.errors import ErrorsForPeople
 
 RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
-TEACHER = click.option("--teacher", metavar="FILE.onnx", help="Compress this model instead of the recipe's teacher.")
-DATA = click.option("--data", metavar="FOLDER", help="Use the recordings in this folder instead of the recipe's data.")
+TEACHER = click.option(
+    "--teacher",
+    metavar="FILE.onnx",
+    shell_complete=files,
+    help="Compress this model instead of the recipe's teacher.",
+)
+DATA = click.option(
+    "--data",
+    metavar="FOLDER",
+    shell_complete=folders,
+    help="Use the recordings in this folder instead of the recipe's data.",
+)
 SET = click.option(
     "--set",
     "overrides",
@@ -20,6 +31,11 @@ SET = click.option(
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 QUIET = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors, and what --json asks for.")
+FIRST_STEPS = """\
+New here? Try:
+  compress recipes copy hifigan_student
+  compress plan hifigan_student.yaml"""
+"""Not with `recipes/`: whoever installed a wheel has no such folder."""
 
 
 @click.group(cls=ErrorsForPeople, invoke_without_command=True)
@@ -37,4 +53,4 @@ def main(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
-        click.echo("\nNew here? Try:  compress plan recipes/hifigan_student.yaml")
+        click.echo(f"\n{FIRST_STEPS}")

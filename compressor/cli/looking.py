@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from compressor.cli.completion import files, folders
 from compressor.cli.group import AS_JSON, main
 
 
@@ -17,7 +18,7 @@ def recipe_names(_: click.Context, __: click.Parameter, incomplete: str) -> list
 
 
 @main.command()
-@click.argument("teacher", metavar="TEACHER.onnx")
+@click.argument("teacher", metavar="TEACHER.onnx", shell_complete=files)
 @AS_JSON
 def inspect(teacher: str, as_json: bool) -> None:
     """Analyse TEACHER.onnx: inputs, opset, operators, layers with parameters and MACs.
@@ -33,7 +34,7 @@ def inspect(teacher: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("model", metavar="MODEL.onnx")
+@click.argument("model", metavar="MODEL.onnx", shell_complete=files)
 @AS_JSON
 def doctor(model: str, as_json: bool) -> None:
     """Say what MODEL.onnx is, whether it can be compressed, which parts of it could, and what a first recipe would be.
@@ -63,7 +64,11 @@ def plugins(as_json: bool, verbose: bool) -> None:
 @main.command("new-plugin")
 @click.argument("name")
 @click.option(
-    "--to", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to write; compressor-NAME if not given."
+    "--to",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    shell_complete=folders,
+    help="Where to write; compressor-NAME if not given.",
 )
 def new_plugin(name: str, to: Path | None) -> None:
     """Write a plugin with the strategy NAME: an installable package with tests that pass at once, to change.

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from compressor.cli.completion import folders
 from compressor.cli.group import AS_JSON, DATA, QUIET, RECIPE, SET, TEACHER, main
 
 
@@ -14,7 +15,12 @@ from compressor.cli.group import AS_JSON, DATA, QUIET, RECIPE, SET, TEACHER, mai
 @RECIPE
 @TEACHER
 @DATA
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder; the recipe's, or runs/<recipe>, if left out.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    shell_complete=folders,
+    help="Run folder; the recipe's, or runs/<recipe>, if left out.",
+)
 @SET
 @click.option("--device", default="cpu", show_default=True, help="Where training runs: cpu, cuda, cuda:1, mps.")
 @click.option("--resume", is_flag=True, help="Accept a finished run of the same recipe and rebuild its outputs.")
@@ -86,12 +92,19 @@ def plan(
 @TEACHER
 @DATA
 @SET
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the sweep; runs/<recipe>_sweep if not given.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    shell_complete=folders,
+    help="Folder of the sweep; runs/<recipe>_sweep if not given.",
+)
 @click.option("--storage", metavar="URL", help="Optuna storage that several machines reach; a file in --out otherwise.")
 @click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--address", help="Ray cluster to run on; one is started here if not given.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Trials at a time.")
 @click.option("--device", default="cpu", show_default=True, help="Where training runs: cpu, cuda, cuda:1, mps.")
+@QUIET
+@AS_JSON
 def sweep(**asked: Any) -> None:
     """Run RECIPE many times with options varied, and show which students no other beats.
 
@@ -108,8 +121,8 @@ def sweep(**asked: Any) -> None:
 
 
 @main.command()
-@click.argument("run_a", type=click.Path(path_type=Path), metavar="RUN_A")
-@click.argument("run_b", type=click.Path(path_type=Path), metavar="RUN_B")
+@click.argument("run_a", type=click.Path(path_type=Path), metavar="RUN_A", shell_complete=folders)
+@click.argument("run_b", type=click.Path(path_type=Path), metavar="RUN_B", shell_complete=folders)
 @AS_JSON
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a page to look and listen to."

@@ -11,13 +11,13 @@ import click
 
 from compressor.console import ConsoleReporter, print_table
 from compressor.errors import CompressorError
-from compressor.progress import Reporter
+from compressor.progress import Reporter, SilentReporter
 from compressor.run_folder import write_atomically
 from compressor.sweep.definition import Sweep
 from compressor.sweep.executors import in_processes, on_ray, terminated_as_interrupted
 from compressor.sweep.folder import DATABASE, PAGE, claimed
 from compressor.sweep.page import cell, columns, render_sweep
-from compressor.sweep.results import Results, Tried, results_of, write_results
+from compressor.sweep.results import BEST, Results, Tried, results_of, write_results
 from compressor.sweep.space import parse_varied
 from compressor.sweep.storage import StorageLostError
 from compressor.sweep.study import open_study, optuna_library
@@ -45,6 +45,8 @@ class Asked:
     address: str | None
     workers: int
     device: str
+    quiet: bool
+    as_json: bool
 
     @property
     def folder(self) -> Path:
@@ -93,7 +95,7 @@ def run_sweep(asked: Asked) -> None:
     """
     optuna_library()
     sweep, folder = asked.sweep(), asked.folder
-    reporter = ConsoleReporter()
+    reporter = SilentReporter() if asked.quiet else ConsoleReporter()
     with claimed(sweep), terminated_as_interrupted():
         study = open_study(sweep, reporter=reporter)
         if left := take_up(sweep, study):
@@ -119,12 +121,7 @@ def run_sweep(asked: Asked) -> None:
             look()
             raise
         results = _write(sweep, study)
-    _print(results)
-    click.echo(f"\nlook: {folder / PAGE}")
-    if results.best is not None:
-        click.echo(f"the recipe of trial {results.best}: {folder / 'best.yaml'}")
-    if not any(trial.state == "finished" for trial in results.trials):
-        raise CompressorError("no trial came to an end; the table says why. What failed is tried again the next time.")
+    _tell(asked, results, reporter)
 
 
 def _absolute(name: str | None) -> str | None:
@@ -147,6 +144,24 @@ def _write(sweep: Sweep, study: optuna.Study) -> Results:
     write_results(sweep.out, results)
     write_atomically(sweep.out / PAGE, render_sweep(results).encode())
     return results
+
+
+def _tell(asked: Asked, results: Results, reporter: Reporter) -> None:
+    """Print what came of the trials.
+
+    Raises:
+        CompressorError: no trial came to an end.
+    """
+    if asked.as_json:
+        click.echo(results.model_dump_json(indent=2))
+    elif not asked.quiet:
+        _print(results)
+    page = asked.folder / PAGE
+    reporter.say(f"look: {page}")
+    if results.best is not None:
+        reporter.say(f"the recipe of trial {results.best}: {asked.folder / BEST}")
+    if not any(trial.state == "finished" for trial in results.trials):
+        raise CompressorError(f"no trial came to an end; {page} says why. What failed is tried again the next time.")
 
 
 def _print(results: Results) -> None:

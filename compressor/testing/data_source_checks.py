@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from compressor.data_source import DataContext, DataSource
 from compressor.dataset import Dataset, Sample
 from compressor.progress import SilentReporter
 from compressor.teacher_loading import Teacher
-from compressor.testing.failures import check, check_options
+from compressor.testing.failures import CheckFailedError, check, check_options
 from compressor.testing.tiny_runs import tiny_teacher
 
 LOOKED_AT = 8
@@ -40,14 +41,8 @@ def check_data_source(source: DataSource, teacher: Teacher | None = None) -> Dat
             source.load(DataContext(teacher.inputs, teacher.outputs, 0, Path(folder), SilentReporter(), teacher.source))
             for _ in range(2)
         )
-        for part, samples in (("training", first.train), ("validation", first.validation)):
-            check(len(samples) > 0, f"{name}: there is no {part} sample; raise DataError where there are none to use")
-            for at in range(min(len(samples), LOOKED_AT)):
-                _check_sample(name, samples[at], teacher)
-                other = (again.train if part == "training" else again.validation)[at]
-                check(
-                    _same(samples[at], other), f"{name}: loaded again, {part} sample {at} is another; use context.seed"
-                )
+        _check_part(name, "training", first.train, again.train, teacher)
+        _check_part(name, "validation", first.validation, again.validation, teacher)
         check(bool(first.identity), f"{name}: `identity` is empty; it tells by content which data a training saw")
         check(first.identity == again.identity, f"{name}: loaded again, `identity` is another one")
         held_out = list(first.validation)
@@ -57,9 +52,34 @@ def check_data_source(source: DataSource, teacher: Teacher | None = None) -> Dat
             source.output_rate in (None, first.sample_rate),
             f"{name}: output_rate is {source.output_rate}, the samples' {first.sample_rate}",
         )
-        travelled = pickle.loads(pickle.dumps(first))  # noqa: S301 - made here
-        check(_same(travelled.train[0], first.train[0]), f"{name}: samples do not survive pickling")
+        _check_travels(name, first)
     return first
+
+
+def _check_part(name: str, part: str, samples: Sequence[Sample], again: Sequence[Sample], teacher: Teacher) -> None:
+    """Check training's samples or validation's, and that they were the same when loaded again."""
+    check(len(samples) > 0, f"{name}: there is no {part} sample; raise DataError where there are none to use")
+    check(
+        len(samples) == len(again),
+        f"{name}: loaded again, there are {len(again)} {part} samples, before {len(samples)}; hold nothing that a "
+        "first load uses up, and draw random numbers from context.seed alone",
+    )
+    for at in range(min(len(samples), LOOKED_AT)):
+        _check_sample(name, samples[at], teacher)
+        check(_same(samples[at], again[at]), f"{name}: loaded again, {part} sample {at} is another; use context.seed")
+
+
+def _check_travels(name: str, data: Dataset) -> None:
+    """Check that what was loaded reaches another process whole."""
+    try:
+        travelled = pickle.loads(pickle.dumps(data))  # noqa: S301 - made here
+    # Pickling raises what the objects' own methods raise.
+    except Exception as error:
+        raise CheckFailedError(
+            f"{name}: what was loaded cannot be pickled, as processes that train together do: {error}. Hold paths "
+            "rather than open files, and functions of a module rather than lambdas"
+        ) from error
+    check(_same(travelled.train[0], data.train[0]), f"{name}: samples do not survive pickling")
 
 
 def _some(data: Dataset) -> list[Sample]:

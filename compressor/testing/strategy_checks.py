@@ -114,7 +114,7 @@ def _check_on_file(strategy: FileStrategy, student: GraphModule, teacher: Teache
         arrays = random_inputs(input_specs(student), size, seed=size)
         found, other = (session.run(None, arrays) for session in (after, repeated))
         check(
-            all(np.array_equal(a, b) for a, b in zip(found, other, strict=True)),
+            len(found) == len(other) and all(np.array_equal(a, b) for a, b in zip(found, other, strict=True)),
             f"{name}: applied again it computes something else; draw random numbers from context.seed alone",
         )
     return StageOutcome(student, outcome.findings)
@@ -156,7 +156,13 @@ def _check_place(name: str, student: GraphModule, teacher: Teacher) -> None:
             made = feed(student, values)
         except Exception as error:
             raise CheckFailedError(f"{name}: the student does not run at size {size}: {error}") from error
-        for found, wanted in zip(made, feed(teacher.graph, values), strict=True):
+        expected = feed(teacher.graph, values)
+        check(
+            len(made) == len(expected),
+            f"{name}: the student has {len(made)} outputs, the teacher {len(expected)}; a student drops into its "
+            "teacher's place",
+        )
+        for found, wanted in zip(made, expected, strict=True):
             check(
                 found.numel() == wanted.numel(),
                 f"{name}: at size {size} the student puts out {tuple(found.shape)}, the teacher {tuple(wanted.shape)}; "

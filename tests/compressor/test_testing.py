@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from compressor.data_source import DataContext, DataSource
-from compressor.dataset import Dataset
+from compressor.dataset import Dataset, Sample
 from compressor.graph_editing import copy_graph
 from compressor.loss import Loss
 from compressor.metric import Metric, Subject
@@ -123,6 +124,17 @@ class NotWhatItWas(Broken):
         return StageOutcome(student, (Finding("halved"),))
 
 
+class TwoOutputs(Broken):
+    """Puts its output out twice."""
+
+    def apply(self, student: GraphModule, context: StageContext) -> StageOutcome:
+        output = next(node for node in student.graph.nodes if node.op == "output")
+        (made,) = output.all_input_nodes
+        output.args = ((made, made),)
+        student.recompile()
+        return StageOutcome(student, (Finding("one more output"),))
+
+
 class Boastful(BudgetedStrategy):
     """Offers what it does not save."""
 
@@ -144,6 +156,7 @@ class Boastful(BudgetedStrategy):
         (ChangesTheTeacher(), "the teacher's weights differ"),
         (Silent(), "no finding"),
         (NotWhatItWas(), "preserves_output = True, but"),
+        (TwoOutputs(), "the student has 2 outputs, the teacher 1"),
         (Boastful(), "says that it saves 500 parameters and saves 0"),
     ],
 )
@@ -222,6 +235,18 @@ def test_what_is_wrong_with_a_metric_is_told(metric: Metric, told: str) -> None:
         check_metric(metric)
 
 
+class Attached(tuple[Sample, ...]):
+    """Samples with what they are read from beside them."""
+
+    beside: object
+
+
+def attached(samples: Sequence[Sample], beside: object) -> Attached:
+    together = Attached(samples)
+    together.beside = beside
+    return together
+
+
 class Mels(DataSource):
     """The tiny data set, spoiled as asked for."""
 
@@ -236,12 +261,27 @@ class Mels(DataSource):
             sample = data.train[0]
             wide = {name: array.astype(np.float64) for name, array in sample.inputs.items()}
             return Dataset((type(sample)("wide", wide),), data.validation, "id")  # type: ignore[arg-type]
+        if self.spoiled in ("open file", "lambda"):
+            beside = io.TextIOWrapper(io.BytesIO()) if self.spoiled == "open file" else lambda: data
+            return Dataset(attached(data.train, beside), data.validation, "id")
+        if self.spoiled == "used up":
+            loaded = context.cache_dir / "loaded"
+            left = data.train[:1] if loaded.exists() else data.train
+            loaded.touch()
+            return Dataset(left, data.validation, "id")
         return Dataset(data.train, data.validation, "" if self.spoiled == "nameless" else "id")
 
 
 @pytest.mark.parametrize(
     ("spoiled", "told"),
-    [("shared", "samples of validation"), ("double", "float64, expected float32"), ("nameless", "`identity` is empty")],
+    [
+        ("shared", "samples of validation"),
+        ("double", "float64, expected float32"),
+        ("nameless", "`identity` is empty"),
+        ("open file", "cannot be pickled, as processes .* do: .*TextIOWrapper.* Hold paths"),
+        ("lambda", "cannot be pickled, as processes .* do: .*lambda.* Hold paths"),
+        ("used up", "loaded again, there are 1 training samples, before 2"),
+    ],
 )
 def test_what_is_wrong_with_a_data_source_is_told(spoiled: str, told: str) -> None:
     check_data_source(Mels())

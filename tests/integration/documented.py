@@ -21,6 +21,7 @@ class Snippet:
     language: str
     code: str
     to_run: bool
+    """Marked: it makes what its page's commands need."""
 
     def __str__(self) -> str:
         return f"{self.document.relative_to(ROOT)}: {self.code.splitlines()[0][:50]}"

@@ -69,23 +69,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> Path
     return folder
 
 
-def test_help_and_the_bare_command_import_no_torch() -> None:
-    script = (
-        "import sys; from click.testing import CliRunner; from compressor.cli import main\n"
-        "for words in ([], ['run', '--help'], ['--version']):\n"
-        "    assert CliRunner().invoke(main, words).exit_code == 0\n"
-        "print('torch' in sys.modules, 'onnxruntime' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
-
-
-def test_the_bare_command_shows_the_way_in() -> None:
-    shown = compress()
-    assert shown.exit_code == 0
-    assert "compress plan recipes/hifigan_student.yaml" in shown.output
-
-
 def test_run_leaves_everything(finished: Path) -> None:
     report = json.loads((finished / "report.json").read_text())
     assert {"student.onnx", "student_model.pt", "report.html", "recipe.yaml", "environment.json", "samples"} <= {

@@ -5,11 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import click
 import pytest
@@ -22,7 +20,6 @@ import compressor
 from compressor.cli import main
 from compressor.plan_loading import load_plan
 from compressor.plugin_catalog import load_catalog
-from compressor.testing.tiny_vocoder import tiny_vocoder, vocoder_onnx
 from scripts.make_reference import pages
 from tests.integration.documented import DOCUMENTS, ROOT, Snippet, commands_of, snippets, snippets_of, told_to_compress
 
@@ -95,18 +92,6 @@ def test_python_snippets_name_what_exists(snippet: Snippet) -> None:
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "compressor":
             assert node.attr in compressor.__all__
-
-
-@pytest.mark.parametrize("snippet", [snippet for snippet in snippets("python") if snippet.to_run], ids=str)
-def test_marked_snippets_run(snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("my_model.onnx").write_bytes(vocoder_onnx(tiny_vocoder("1")))
-    # Classes of a snippet look up the names of its own module.
-    module = ModuleType("snippet")
-    monkeypatch.setitem(sys.modules, "snippet", module)
-    exec(compile(snippet.code, str(snippet), "exec"), vars(module))  # noqa: S102 - the project's own documentation
-    if "in_code" in snippet.code:
-        assert Path("runs/in_code/student.onnx").is_file()
 
 
 @pytest.mark.parametrize("snippet", snippets("yaml"), ids=str)
