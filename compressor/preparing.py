@@ -30,6 +30,8 @@ class RunSettings:
     resume: bool = False
     cache_dir: Path = field(default_factory=default_cache_dir)
     """Where data sources keep what is costly to make."""
+    beside: Path | None = None
+    """A folder of runs, this one among them, that share what training stages made of the same."""
 
 
 def prepare(

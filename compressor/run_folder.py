@@ -11,7 +11,9 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 STATE = "run.json"
 LOCK = "run.lock"
+LOOK_SECONDS = 2.0
+"""How often one looks who waits for what another run is making."""
 HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 """What a system says of a lock that another process has; other errors mean that there are no locks."""
 
@@ -55,8 +59,10 @@ def write_atomically(path: Path, content: bytes) -> None:
 class RunFolder:
     """One run's folder, bound to the run's identity (recipe, teacher, seed, plugin versions)."""
 
-    def __init__(self, path: Path, identity: str, *, resume: bool) -> None:
+    def __init__(self, path: Path, identity: str, *, resume: bool, beside: Path | None = None) -> None:
         """Check, without writing, that the folder is free or holds an unfinished run of the same identity.
+
+        Runs in one folder `beside` share what training stages made of the same.
 
         Raises:
             RunFolderError: the folder holds something else, a finished run, or a run in progress.
@@ -64,6 +70,7 @@ class RunFolder:
         self.path = path
         self.identity = identity
         self.resume = resume
+        self.beside = beside
         self.resuming = self._check()
 
     def _check(self) -> bool:
@@ -151,18 +158,46 @@ class RunFolder:
 
     def saved_weights(self, label: str, fingerprint: str) -> dict[str, Tensor] | None:
         """Return what a training stage made if the same things led to it; None otherwise."""
-        from safetensors import SafetensorError, safe_open
+        return _saved_weights(self.path / "stages" / f"{label}.safetensors", fingerprint)
 
-        path = self.path / "stages" / f"{label}.safetensors"
-        if not path.is_file():
-            return None
-        try:
-            with safe_open(path, "pt") as file:
-                if (file.metadata() or {}).get("fingerprint") != fingerprint:
-                    return None
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError:
-            return None
+    def trained(self, label: str, fingerprint: str) -> tuple[dict[str, Tensor], bytes] | None:
+        """Return what a training stage made, here or in a run beside this one, and what was noted of it."""
+        runs = sorted(self.beside.iterdir()) if self.beside is not None and self.beside.is_dir() else []
+        for stages in (run / "stages" for run in (self.path, *runs)):
+            weights = _saved_weights(stages / f"{label}.safetensors", fingerprint)
+            with contextlib.suppress(FileNotFoundError):
+                if weights is not None:
+                    return weights, (stages / f"{label}.json").read_bytes()
+        return None
+
+    @contextmanager
+    def alone_with(self, fingerprint: str, say: Callable[[str], object]) -> Iterator[None]:
+        """Keep runs beside this one from making the same meanwhile; they wait, and take what was made."""
+        if self.beside is None:
+            yield
+            return
+        with (self.beside / f".{fingerprint[:16]}.lock").open("w") as lock:
+            told = False
+            while not try_lock(lock.fileno()):
+                if not told:
+                    say("waiting for another run, which is making the same")
+                told = True
+                time.sleep(LOOK_SECONDS)
+            yield
+
+
+def _saved_weights(path: Path, fingerprint: str) -> dict[str, Tensor] | None:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("fingerprint") != fingerprint:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, FileNotFoundError):
+        return None
 
 
 def is_busy(path: Path) -> bool:

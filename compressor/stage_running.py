@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,7 +107,7 @@ def run_stage(
     before: StageRecord | None,
     folder: RunFolder | None,
 ) -> StageResult:
-    """Run one stage; a training stage is restored from `folder` if it was finished there before.
+    """Run one stage; a training stage is restored from `folder`, or a run beside it, if it was finished there before.
 
     `choices` is what the budget's allocation chose for it; `before` is the record of the stage before, if there is one.
 
@@ -118,13 +118,16 @@ def run_stage(
     """
     fingerprint = bench.fingerprint(stage, choices, before.fingerprint if before else "")
     metrics = [[metric.name, metric.model_dump(mode="json")] for metric in bench.metrics]
-    result = bench.memory.once(
-        ["stage", stage.label, fingerprint, bench.device, metrics],
-        lambda: _run(bench, stage, choices, student, before, folder, fingerprint),
-    )
-    if folder is not None and stage.strategy.trains and folder.saved_weights(stage.label, fingerprint) is None:
-        folder.save_weights(stage.label, fingerprint, result.student.state_dict())
-        folder.write(_notes_name(stage), _notes(result).encode())
+    kept = folder if stage.strategy.trains else None
+    with kept.alone_with(fingerprint, bench.reporter.say) if kept is not None else nullcontext():
+        result = bench.memory.once(
+            ["stage", stage.label, fingerprint, bench.device, metrics],
+            lambda: _run(bench, stage, choices, student, before, kept, fingerprint),
+        )
+        if kept is not None and kept.saved_weights(stage.label, fingerprint) is None:
+            # Notes first: where the weights are, all is.
+            kept.write(f"stages/{stage.label}.json", _notes(result).encode())
+            kept.save_weights(stage.label, fingerprint, result.student.state_dict())
     return result
 
 
@@ -179,28 +182,26 @@ def blamed_on(stage: PlannedStage) -> Iterator[None]:
         raise StageError(stage.label, f"{type(error).__name__}: {error}") from error
 
 
-def _notes_name(stage: PlannedStage) -> str:
-    return f"stages/{stage.label}.json"
-
-
 def _notes(result: StageResult) -> str:
     findings = [finding.model_dump() for finding in result.record.findings]
-    return json.dumps({"findings": findings, "curve": [point.model_dump() for point in result.curve]}, indent=1)
+    curve = [point.model_dump() for point in result.curve]
+    return json.dumps({"fingerprint": result.record.fingerprint, "findings": findings, "curve": curve}, indent=1)
 
 
 def _restored(
     stage: PlannedStage, student: GraphModule, folder: RunFolder | None, fingerprint: str
 ) -> StageOutcome | None:
     """Return a training stage's earlier result, if the same things led to it."""
-    if folder is None or not stage.strategy.trains:
+    found = folder.trained(stage.label, fingerprint) if folder is not None else None
+    if found is None:
         return None
-    weights = folder.saved_weights(stage.label, fingerprint)
-    notes = folder.read(_notes_name(stage))
-    if weights is None or notes is None:
+    weights, notes = found
+    content = json.loads(notes)
+    if content.get("fingerprint", fingerprint) != fingerprint:
+        # A run beside this one is just writing what it made of something else.
         return None
     trained = copy_graph(student)
     trained.load_state_dict(weights)
-    content = json.loads(notes)
     return StageOutcome(
         trained,
         tuple(Finding(**entry) for entry in content["findings"]),

@@ -96,7 +96,8 @@ class Voice(nn.Module):
         x, means, spreads, known = self.enc_p(ids, lengths)
         durations = torch.ceil(torch.exp(self.dp(x, noise_w)) * known * length_scale)
         frames = torch.clamp_min(torch.sum(durations, [1, 2]), 1).long()
-        mask = (torch.arange(frames.max())[None] < frames[:, None]).unsqueeze(1).to(x.dtype)
+        counted: Tensor = torch.arange(frames.max())  # type: ignore[call-overload]  # as a number it would not be traced
+        mask = (counted[None] < frames[:, None]).unsqueeze(1).to(x.dtype)
         ends = torch.cumsum(durations, dim=2).transpose(1, 2)
         at = torch.cumsum(mask, dim=2) - 1
         path = ((at < ends) & (at >= ends - durations.transpose(1, 2))).to(x.dtype)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -101,6 +101,12 @@ class Sweep:
         """The recipe's."""
         return self.plan(self._first()).recipe.seed
 
+    @property
+    def relative_paths(self) -> list[str]:
+        """Files and folders that the recipe names from the current folder on, for its teacher and its data."""
+        named = self.plan(self._first()).recipe.model_dump(mode="json", include={"teacher", "data"})
+        return [text for text in _texts(named) if not Path(text).is_absolute() and _exists(text)]
+
     def folder(self, values: Mapping[str, Any]) -> Path:
         """Return where a trial's run is: the same values have the same folder, so that an interrupted one resumes."""
         said = ",".join(f"{path.rpartition('.')[2]}={written(value)}" for path, value in values.items())
@@ -136,6 +142,22 @@ class Sweep:
             if problem.file is not None and problem.file.startswith(f"--set {each.path}="):
                 return replace(problem, file=problem.file.replace("--set", "--vary", 1))
         return problem
+
+
+def _texts(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, Mapping | list):
+        for value in content.values() if isinstance(content, Mapping) else content:
+            yield from _texts(value)
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError:
+        # Too long for a name.
+        return False
 
 
 def _objectives(names: Sequence[str], metrics: Sequence[Metric]) -> tuple[Objective, ...]:

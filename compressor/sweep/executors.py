@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 from compressor.errors import CompressorError
@@ -100,9 +103,10 @@ def on_ray(sweep: Sweep, workers: int, address: str | None, look: Callable[[], o
     """Run trials on a Ray cluster: the one at `address`, else one started here; `look` is called now and then.
 
     Raises:
-        CompressorError: Ray is not installed, there is no cluster, or a worker failed; the others run to their end.
+        CompressorError: Ray is not installed, there is no cluster, it has no GPU where one is asked for, or a worker
+            failed; the others run to their end.
     """
-    ray, problems = _ray(), []
+    ray, share, named = _ray(), share_of_a_node(sweep.device), next(iter(sweep.relative_paths), "")
     try:
         # Without an address it would look for a cluster that runs already.
         ray.init(
@@ -110,13 +114,29 @@ def on_ray(sweep: Sweep, workers: int, address: str | None, look: Callable[[], o
             num_cpus=None if address else workers,
             include_dashboard=False,
             log_to_driver=False,
+            logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError) as error:
         where = f"there is no Ray cluster at {address}" if address else "a Ray cluster cannot be started here"
         raise CompressorError(f"{where}: {error}") from error
     try:
-        remote = ray.remote(num_cpus=1, max_retries=0)(work)
-        left = [remote.remote(sweep, worker) for worker in range(workers)]
+        if share["num_gpus"] and not ray.cluster_resources().get("GPU"):
+            # It would wait for one for ever.
+            raise CompressorError(f"--device {sweep.device}: the Ray cluster has no GPU")
+        remote = ray.remote(**share, max_retries=0)(work_in)
+        started = [remote.remote(str(Path.cwd()), named, sweep, worker) for worker in range(workers)]
+        problems = _awaited(ray, started, look)
+    finally:
+        ray.shutdown()
+    if problems:
+        told = "; ".join(problems)
+        raise CompressorError(f"{len(problems)} of {workers} workers failed; finished trials are kept: {told}")
+
+
+def _awaited(ray: Any, left: list[Any], look: Callable[[], object]) -> list[str]:
+    """Wait for workers to come to their end; returns what is told of those that failed."""
+    problems = []
+    try:
         while left:
             done, left = ray.wait(left, timeout=LOOK_SECONDS)
             for each in done:
@@ -125,11 +145,42 @@ def on_ray(sweep: Sweep, workers: int, address: str | None, look: Callable[[], o
                 except ray.exceptions.RayError as error:
                     problems.append(str(error).strip().splitlines()[-1])
             look()
-    finally:
-        ray.shutdown()
-    if problems:
-        told = "; ".join(problems)
-        raise CompressorError(f"{len(problems)} of {workers} workers failed; finished trials are kept: {told}")
+    except BaseException:
+        # As Ctrl-C in each: trials are told to be interrupted, rather than found dead.
+        for each in left:
+            ray.cancel(each)
+        if left:
+            ray.wait(left, num_returns=len(left), timeout=GOODBYE_SECONDS)
+        raise
+    return problems
+
+
+def share_of_a_node(device: str) -> dict[str, int]:
+    """Return what Ray is asked for each worker; it shows a worker that has a GPU no other one.
+
+    Raises:
+        CompressorError: a GPU by its number, which is another on each node.
+    """
+    if device.startswith("cuda:") and device != "cuda:0":
+        raise CompressorError(f"--device {device}: Ray gives each worker a GPU of its own; use --device cuda")
+    return {"num_cpus": 1, "num_gpus": int(device.startswith("cuda"))}
+
+
+def work_in(folder: str, named: str, sweep: Sweep, worker: int) -> None:
+    """Work in the folder that the command was given in, where relative paths in a recipe begin.
+
+    Raises:
+        CompressorError: there is none on this machine, and `named` is such a path.
+    """
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        if named:
+            raise CompressorError(
+                f"{socket.gethostname()} has no folder {folder}, and the recipe names '{named}' from there on: write "
+                "an absolute path that all machines of the cluster reach"
+            ) from error
+    work(sweep, worker)
 
 
 def _ray() -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations
 from pathlib import PurePath
 
 from compressor.figures import in_words
@@ -16,6 +16,8 @@ LABEL_WIDTH, LABEL_HEIGHT = 14, 9
 """Room that a number takes beside a dot."""
 COSTS = ("parameters", "macs", "latency")
 """Costs that are drawn and listed besides what trials are compared by, where they were measured."""
+ACROSS = (*COSTS, "bytes", "rtf", "speedup")
+"""What is drawn across, where trials are compared by it, and anything else up."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,16 @@ def cell(trial: Tried, metric: str) -> str:
 
 
 def pictures(results: Results) -> list[Picture]:
-    """Return what is compared, each against each cost; against each other where nothing of it is a cost."""
-    shown = columns(results)
-    costs = [name for name in shown if name in COSTS]
-    ups = [name for name in results.objectives if name not in costs]
-    pairs = [(cost, up) for up in ups for cost in costs] or list(pairwise(shown))
-    return [picture for across, up in pairs if (picture := _picture(results, across, up)) is not None]
+    """Return what trials are compared by, each against each; and its quality against each other cost."""
+    return [picture for across, up in _pairs(results) if (picture := _picture(results, across, up)) is not None]
+
+
+def _pairs(results: Results) -> list[tuple[str, str]]:
+    """Return what goes across and what up, picture by picture."""
+    compared = sorted(dict.fromkeys(results.objectives), key=lambda name: name not in ACROSS)
+    qualities = compared if len(compared) == 1 else [name for name in compared if name not in ACROSS]
+    others = [name for name in columns(results) if name not in compared]
+    return [*combinations(compared, 2), *((cost, up) for up in qualities for cost in others)]
 
 
 def _picture(results: Results, across: str, up: str) -> Picture | None:

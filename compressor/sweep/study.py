@@ -54,7 +54,8 @@ def open_study(sweep: Sweep, worker: int = 0, reporter: Reporter | None = None) 
             storage=patient_storage(sweep.storage, telling.say),
             load_if_exists=True,
             directions=["maximize" if each.higher else "minimize" for each in sweep.objectives],
-            pruner=library.pruners.MedianPruner(n_startup_trials=4),
+            # Optuna's own hold a trial's best stage against the others: see `working.Watched`.
+            pruner=library.pruners.NopPruner(),
         )
         return study
 

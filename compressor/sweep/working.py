@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import BudgetError, CompressorError, RunFolderBusyError
@@ -19,7 +20,7 @@ from compressor.progress import Reporter, SilentReporter
 from compressor.report import Report, StageRecord
 from compressor.run_folder import is_busy
 from compressor.run_reading import read_run
-from compressor.sweep.definition import Sweep
+from compressor.sweep.definition import Objective, Sweep
 from compressor.sweep.life import Lives, signs_of_life
 from compressor.sweep.storage import StorageLostError
 from compressor.sweep.study import open_study, optuna_library
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 REMEMBERED = 32
 """Results that trials of one process share: teacher, data, stages that begin alike."""
+FEWEST_OTHERS = 4
+"""Finished trials that one is compared with before it ends early."""
 LOOK_SECONDS = 5.0
 """How often one who has to wait looks again: for others' trials to end, or for a run that another process is at."""
 
@@ -154,7 +157,7 @@ def _run(
     sweep: Sweep, values: Mapping[str, Any], folder: Path, reporter: Reporter, watched: Watched, memory: Memory
 ) -> Report:
     # A finished run that cannot be read, such as one of another version, is made anew.
-    settings = RunSettings(folder, name=sweep.recipe.stem, device=sweep.device, resume=True)
+    settings = RunSettings(folder, name=sweep.recipe.stem, device=sweep.device, resume=True, beside=folder.parent)
     return run(sweep.plan(values), settings, reporter, watched.stage_completed, memory).report
 
 
@@ -167,10 +170,13 @@ def _finished(folder: Path) -> Report | None:
 
 
 class Watched:
-    """Ends a trial whose student after a stage is worse than most others' there; of one objective only."""
+    """Ends a trial whose student after a stage is worse than most others' there; of one objective only.
+
+    Optuna's pruners compare the best that a trial has been at any stage; quality is best before most has been done.
+    """
 
     def __init__(self, sweep: Sweep, trial: optuna.Trial) -> None:
-        self.objective = sweep.objectives[0].name if len(sweep.objectives) == 1 else None
+        self.objective = sweep.objectives[0] if len(sweep.objectives) == 1 else None
         self.trial = trial
         self.stages = 0
 
@@ -181,11 +187,29 @@ class Watched:
             optuna.TrialPruned: it is not worth going on.
         """
         self.stages += 1
-        value = next((entry.value for entry in record.measurements if entry.metric == self.objective), None)
+        value = next((entry.value for entry in record.measurements if entry.metric == self._name), None)
         if self.objective is None or value is None:
             return
         self.trial.report(value, self.stages)
-        if self.trial.should_prune():
-            reason = f"after {record.stage} {self.objective} is {value:.4g}, worse than most others' there"
+        others = [_loss(self.objective, other) for other in self._others()]
+        if len(others) >= FEWEST_OTHERS and _loss(self.objective, value) > median(others):
+            reason = f"after {record.stage} {self._name} is {value:.4g}, worse than most others' there"
             self.trial.set_user_attr(REASON, reason)
             raise optuna_library().TrialPruned(reason)
+
+    @property
+    def _name(self) -> str | None:
+        return self.objective.name if self.objective else None
+
+    def _others(self) -> list[float]:
+        """Return what the students of finished trials were after as many stages."""
+        finished = (optuna_library().trial.TrialState.COMPLETE,)
+        trials = self.trial.study.get_trials(deepcopy=False, states=finished)
+        return [trial.intermediate_values[self.stages] for trial in trials if self.stages in trial.intermediate_values]
+
+
+def _loss(objective: Objective, value: float) -> float:
+    """Return a figure so that less is better; none at all is worst."""
+    if math.isnan(value):
+        return math.inf
+    return -value if objective.higher else value

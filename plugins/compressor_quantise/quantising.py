@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import logging
 import math
 import tempfile
@@ -24,6 +26,8 @@ METHODS: Final[Mapping[str, CalibrationMethod]] = {
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
+ONE_BY_ONE: Final = {"CalibStridedMinMax": 1}
+"""For methods that count values: by itself onnxruntime stacks what samples make, which must then be equally long."""
 KEEPS_RANGES: Final = "calibration_cache_path" in inspect.signature(quantize_static).parameters
 """Whether this onnxruntime can; else it calibrates anew each time."""
 Inputs = Mapping[str, NDArray[Any]]
@@ -46,18 +50,26 @@ class _Samples(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is n
     """Samples one after the other, as onnxruntime asks for them."""
 
     def __init__(self, inputs: Sequence[Inputs]) -> None:
+        self.inputs = inputs
         self.left = iter(inputs)
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         return dict(sample) if (sample := next(self.left, None)) is not None else None
 
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self.left = iter(self.inputs[start_index:end_index])
+
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep onnxruntime's advice from the user's log: files of ours are slim already."""
+    """Keep onnxruntime's advice from the user's log, and what it prints from what is for programs to read."""
     logging.disable(logging.WARNING)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         logging.disable(logging.NOTSET)
 
@@ -70,10 +82,10 @@ class Quantiser:
     ) -> None:
         self.content = content
         self.inputs = inputs
+        self.wanted = self._outputs(content, inputs)
         self.operators = operators
         self.calibration = calibration
         self.per_channel = per_channel
-        self.wanted = self._outputs(content, inputs)
         self.ranges = b""
         """What calibration found, as onnxruntime keeps it; empty before the first time, and where it keeps nothing."""
         self.drifts: dict[tuple[str, ...], float] = {}
@@ -105,7 +117,7 @@ class Quantiser:
                 quantize_static(
                     source,
                     target,
-                    _Samples(self.inputs),
+                    _Samples(self._loudest_first()),
                     quant_format=QuantFormat.QDQ,
                     op_types_to_quantize=list(self.operators),
                     nodes_to_quantize=list(layers),
@@ -114,11 +126,17 @@ class Quantiser:
                     activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QUInt8,
                     calibrate_method=METHODS[self.calibration],
+                    extra_options={} if self.calibration == "minmax" else ONE_BY_ONE,
                     **({"calibration_cache_path": ranges} if KEEPS_RANGES else {}),
                 )
             if ranges.is_file():
                 self.ranges = ranges.read_bytes()
             return target.read_bytes()
+
+    def _loudest_first(self) -> list[Inputs]:
+        """Return the samples by what comes out of them: what is louder than the first costs bins, without end."""
+        order = sorted(range(len(self.inputs)), key=lambda at: -float(np.abs(self.wanted[at]).max(initial=0.0)))
+        return [self.inputs[at] for at in order]
 
     def _outputs(self, content: bytes, inputs: Sequence[Inputs]) -> list[NDArray[np.float64]]:
         session = onnx_session(content)

@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor.errors import CompressorError, RecipeError
 from compressor.memory import Memory
 from compressor.report import Measurement, StageRecord
+from compressor.sweep.definition import Sweep
 from compressor.sweep.page import pictures, render_sweep
 from compressor.sweep.results import Results, Tried, nearest_to_ideal, pareto_front
 from compressor.sweep.space import Listed, Ranged, overrides, parse_varied
+from compressor.sweep.study import open_study
 from compressor.sweep.working import Watched
-from tests.compressor.tiny_sweep import tiny_sweep
+from tests.compressor.tiny_sweep import tiny_recipe, tiny_sweep
 
 
 def test_values_and_ranges_are_read() -> None:
@@ -92,20 +95,60 @@ def test_a_trials_folder_follows_from_its_values(tmp_path: Path) -> None:
     assert one == made.folder({"channel-importance-pruning.pruning_ratio": 0.1})
 
 
+class Trials:
+    """Trials of one objective that are told of their students stage by stage, as `Watched` hears it."""
+
+    def __init__(self, folder: Path, metric: str) -> None:
+        self.metric = metric
+        recipe = tiny_recipe(folder)
+        content = {**yaml.safe_load(recipe.read_text(encoding="utf-8")), "metrics": [metric]}
+        recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
+        varied = parse_varied(["channel-importance-pruning.pruning_ratio=0.1..0.9"])
+        self.sweep = Sweep(recipe, varied, (metric,), 9, folder / "out", f"sqlite:///{folder / 'study.db'}")
+        self.study = open_study(self.sweep)
+
+    def run(self, *values: float) -> None:
+        """Run one trial, whose student comes to these values after its stages."""
+        trial = self.study.ask()
+        watched = Watched(self.sweep, trial)
+        for number, value in enumerate(values, 1):
+            measured = Measurement(metric=self.metric, value=value)
+            watched.stage_completed(StageRecord(stage=f"stage {number}", strategy="s", measurements=(measured,)))
+        self.study.tell(trial, 1.0)
+
+
 def test_of_one_objective_a_trial_that_is_worse_than_most_ends_early(tmp_path: Path) -> None:
-    made = tiny_sweep(tmp_path, "channel-importance-pruning.pruning_ratio=0.1,0.2")
-    study = optuna.create_study(direction="minimize", pruner=optuna.pruners.MedianPruner(n_startup_trials=2))
+    trials = Trials(tmp_path, "parameters")
+    for value in (1.0, 2.0, 1.5):
+        trials.run(value)
+    # Of fewer than four others nobody knows what most come to.
+    trials.run(9.0)
+    with pytest.raises(optuna.TrialPruned, match=r"after stage 1 parameters is 1\.8"):
+        trials.run(1.8)
+    # As good as the median is not worse.
+    trials.run(1.75)
 
-    def heard(value: float) -> None:
-        measured = Measurement(metric="parameters", value=value)
-        trial = study.ask()
-        Watched(made, trial).stage_completed(StageRecord(stage="prune", strategy="prune", measurements=(measured,)))
-        study.tell(trial, value)
 
-    for value in (1.0, 2.0, 1.5, 1.2):
-        heard(value)
-    with pytest.raises(optuna.TrialPruned, match="after prune parameters is 9"):
-        heard(9.0)
+@pytest.mark.parametrize(("metric", "sign"), [("speedup", 1), ("parameters", -1)])
+def test_what_a_trial_was_at_an_earlier_stage_does_not_save_it(tmp_path: Path, metric: str, sign: int) -> None:
+    trials = Trials(tmp_path, metric)
+    for value in (1.0, 2.0, 3.0, 4.0):
+        trials.run(sign * 10.0, sign * value)
+    trials.run(sign * 11.0, sign * 2.6)
+    with pytest.raises(optuna.TrialPruned, match=f"after stage 2 {metric} is {sign * 1.5}"):
+        trials.run(sign * 11.0, sign * 1.5)
+
+
+def test_no_number_is_worse_than_any(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, "speedup")
+    for value in (1.0, 2.0, 3.0, float("nan")):
+        trials.run(value)
+    # 1.5 is the median; of those with a number it were 2.
+    trials.run(1.5)
+    with pytest.raises(optuna.TrialPruned, match="is 1, worse"):
+        trials.run(1.0)
+    with pytest.raises(optuna.TrialPruned, match="is nan"):
+        trials.run(float("nan"))
 
 
 def test_another_teacher_in_the_same_place_is_another_sweep(tmp_path: Path) -> None:
@@ -160,3 +203,35 @@ def test_dots_that_lie_together_have_one_label_with_all_their_numbers() -> None:
     (picture,) = pictures(results)
     assert [dot.label for dot in picture.dots] == ["1, 2", "", "3", "4"]
     assert render_sweep(results).count("</circle>") == 4
+
+
+@pytest.mark.parametrize(
+    ("objectives", "drawn"),
+    [
+        ("stoi", "stoi by parameters, stoi by macs"),
+        ("macs stoi", "stoi by macs, stoi by parameters"),
+        ("stoi speedup", "stoi by speedup, stoi by parameters, stoi by macs"),
+        (
+            "stoi pesq-wb",
+            "pesq-wb by stoi, stoi by parameters, stoi by macs, pesq-wb by parameters, pesq-wb by macs",
+        ),
+        (
+            "stoi parameters pesq-wb",
+            "stoi by parameters, pesq-wb by parameters, pesq-wb by stoi, stoi by macs, pesq-wb by macs",
+        ),
+        ("parameters macs", "macs by parameters"),
+        ("bytes rtf", "rtf by bytes"),
+        ("speedup", "speedup by parameters, speedup by macs"),
+        ("macs", "macs by parameters"),
+        ("stoi stoi", "stoi by parameters, stoi by macs"),
+    ],
+)
+def test_what_is_compared_is_drawn_first_and_nothing_twice(objectives: str, drawn: str) -> None:
+    compared = tuple(objectives.split())
+    names = dict.fromkeys((*compared, "parameters", "macs", "mel-l1"))
+    measured = tuple(Measurement(metric=name, value=1.0) for name in names)
+    results = Results(
+        recipe="r.yaml", objectives=compared, higher=(False,) * len(compared), front=(1,), best=1,
+        trials=(Tried(number=1, values={"rank": 1}, state="finished", folder="f", measurements=measured),),
+    )  # fmt: skip
+    assert ", ".join(f"{picture.up} by {picture.across}" for picture in pictures(results)) == drawn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ def recipe(tmp_path: Path, stages: list[Any], **changes: Any) -> Path:
 
 def test_a_run_reports_the_file_beside_the_float_student(tmp_path: Path) -> None:
     catalog = load_catalog([TinyPlugin()])
-    path = recipe(tmp_path, ["transposed-to-standard-conv", {"int8-quantisation": {"max_drift": 100.0}}])
+    stages: list[Any] = ["transposed-to-standard-conv", {"int8-quantisation": {"max_drift": 100.0}}]
+    path = recipe(tmp_path, stages, metrics=["parameters", "bytes", "latency", "speedup", "output-drift"])
     run(load_plan(path, catalog=catalog), RunSettings(tmp_path / "run"))
     stages = json.loads((tmp_path / "run/report.json").read_text(encoding="utf-8"))["stages"]
     before, after = ({each["metric"]: each["value"] for each in stage["measurements"]} for stage in stages)
@@ -118,6 +120,15 @@ def test_a_run_reports_the_file_beside_the_float_student(tmp_path: Path) -> None
     assert before["parameters"] == after["parameters"]
     assert in_eight_bits(student) > 10
     assert in_eight_bits(plain) == 0
+    # Each file's own time, whatever it is: no figure of one stands for the other.
+    for metric in ("latency", "speedup"):
+        assert before[metric] > 0.0
+        assert after[metric] > 0.0
+        assert before[metric] != after[metric]
+    page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    rows = re.findall(r"<tr>.*?</tr>", page, re.DOTALL)
+    for stage in ("transposed-to-standard-conv", "int8-quantisation"):
+        assert any(stage in row and "\N{MULTIPLICATION SIGN}" in row for row in rows)
 
 
 def test_a_mistake_is_told_before_the_training_and_mending_it_loses_none(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ RATIO = "channel-importance-pruning.pruning_ratio"
 VARIED = ["--vary", "depthwise-separable-conv.rank=1,2,3,4", "--vary", f"{RATIO}=0.1,0.3"]
 COMPARED = ["--metric", "parameters", "--metric", "output-drift"]
 
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -61,8 +63,16 @@ def finished(folder: Path) -> list[Tried]:
     return [trial for trial in results(folder).trials if trial.state == "finished"]
 
 
-@pytest.mark.parametrize(("how", "workers"), [(signal.SIGKILL, 1), (signal.SIGINT, 2), (signal.SIGKILL, 2)])
-def test_eight_trials_stopped_and_resumed(how: signal.Signals, workers: int, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "workers", "executor"),
+    [
+        (signal.SIGKILL, 1, "local"),
+        (signal.SIGINT, 2, "local"),
+        (signal.SIGKILL, 2, "local"),
+        pytest.param(signal.SIGINT, 2, "ray", marks=needs_ray),
+    ],
+)
+def test_eight_trials_stopped_and_resumed(how: signal.Signals, workers: int, executor: str, folder: Path) -> None:
     command = [
         sys.executable,
         "-c",
@@ -77,10 +87,12 @@ def test_eight_trials_stopped_and_resumed(how: signal.Signals, workers: int, fol
         "8",
         "--workers",
         str(workers),
+        "--executor",
+        executor,
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        ended = time.monotonic() + 120
+        ended = time.monotonic() + 300
         while process.poll() is None and time.monotonic() < ended:
             if len(whole_runs(folder)) >= 3:
                 break
@@ -125,19 +137,6 @@ def test_eight_trials_stopped_and_resumed(how: signal.Signals, workers: int, fol
     again = sweep()
     assert again.exit_code == 0
     assert len(results(folder).trials) == len(found.trials)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-def test_two_workers_of_a_ray_cluster_share_the_trials(folder: Path) -> None:
-    # A process of its own: Ray leaves threads behind.
-    options = ["--executor", "ray", "--workers", "2", "--trials", "6", "--out", "out"]
-    command = [sys.executable, "-c", COMPRESS, "sweep", "recipe.yaml", *VARIED, *COMPARED, *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stderr
-    tried = results(folder).trials
-    assert [trial.state for trial in tried] == ["finished"] * 6
-    assert len({json.dumps(trial.values) for trial in tried}) == 6
 
 
 def test_a_folder_of_something_else_is_left_alone(folder: Path) -> None:
