@@ -101,9 +101,11 @@ def led_by_the_first(device_name: str, function: Callable[P, int], *args: P.args
         while (call := _told(None)) is not None:
             asked, its_args, its_kwargs = call
             asked(*its_args, **its_kwargs)
+        _part()
         return 0
     code = function(*args, **kwargs)
     _told(None)
+    _part()
     return code
 
 
@@ -120,6 +122,15 @@ def _messages() -> Any:
     from torch import distributed
 
     return distributed.new_group(backend="gloo", timeout=PATIENCE)
+
+
+def _part() -> None:
+    """End the threads by which processes speak: some that are left at the end of a process abort it now and then."""
+    from torch import distributed
+
+    distributed.destroy_process_group()
+    _messages.cache_clear()
+    _state.cache_clear()
 
 
 def _told(value: Any) -> Any:
