@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -31,9 +31,6 @@ from compressor_distill.teacher_signals import TeacherSignals
 from compressor_distill.training_log import TrainingLog
 from compressor_distill.training_progress import Progress
 from compressor_distill.validation import Validated, Validation
-
-if TYPE_CHECKING:
-    pass
 
 MOST_SETBACKS = 4
 
@@ -115,8 +112,8 @@ class Trainer:
         if saved is None:
             self._validate("start")
         else:
-            # What 'auto' means may be another here.
-            self.precision = saved["precision"]
+            # What 'auto' means may be another here; checkpoints of earlier versions do not tell.
+            self.precision = saved.get("precision", self.precision)
         first = saved["progress"]["phase"] if saved else 0
         for index, phase in enumerate(self.phases):
             if index < first or not phase.options.steps:
